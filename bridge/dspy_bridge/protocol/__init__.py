@@ -1,0 +1,1 @@
+"""Wire protocol: types, framing, errors; no I\/O."""
