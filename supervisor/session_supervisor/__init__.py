@@ -1,1 +1,1 @@
-"""."""
+"""Isolated interpreters as a service: processes and bytes, whatever they run."""

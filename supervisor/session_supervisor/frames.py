@@ -1,0 +1,86 @@
+"""The internal wire between the supervisor and its workers.
+
+One frame is a 13-byte header (kind, number, body length; little endian) and a body the supervisor
+never looks into: for a request the bytes the host sent, for a reply the bytes the host will get.
+The number is the supervisor's own for the request, so no two hosts' ids can collide.
+
+==========  =========  ====================================================================
+kind        sent by    means
+==========  =========  ====================================================================
+``ASSIGN``  supervisor become this session (body: its birth certificate, opaque); once
+``LOAD``    supervisor these snapshot parts are news to you; number: the version they reach
+``REQUEST`` supervisor serve this
+``STOP``    supervisor leave now
+``READY``   worker     I can be assigned (body: facts about me, opaque)
+``ASSIGNED`` worker    I am that session now
+``REFUSED`` worker     I cannot become that session (body: UTF-8 reason); I am leaving
+``EVENT``   worker     one event of request ``number``, to be forwarded
+``PARTS``   worker     what request ``number`` changed; takes effect with its reply
+``REPLY``   worker     the terminal reply of request ``number``
+==========  =========  ====================================================================
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import Final
+
+
+class Kind(enum.IntEnum):
+    ASSIGN = 1
+    LOAD = 2
+    REQUEST = 3
+    STOP = 4
+    READY = 16
+    ASSIGNED = 17
+    REFUSED = 18
+    EVENT = 19
+    PARTS = 20
+    REPLY = 21
+
+
+_HEADER: Final = struct.Struct("<BQI")
+HEADER_SIZE: Final = _HEADER.size
+MAX_BODY: Final = 1 << 30
+"""Bytes. Far above any legal frame: a longer one means the stream is corrupt."""
+
+_KINDS: Final = {int(kind): kind for kind in Kind}
+
+
+class CorruptStream(Exception):
+    """The bytes are not frames: something in the worker wrote to the channel. Raised by readers."""
+
+
+def pack(kind: Kind, number: int = 0, body: bytes = b"") -> bytes:
+    """One frame, ready to be written."""
+    return _HEADER.pack(kind, number, len(body)) + body
+
+
+class FrameReader:
+    """Turns a byte stream into frames; keeps what is incomplete for the next ``feed``."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[tuple[Kind, int, bytes]]:
+        """Each frame that is now complete, as ``(kind, number, body)``."""
+        buffer = self._buffer
+        buffer += data
+        frames = []
+        offset, end = 0, len(buffer)
+        while end - offset >= HEADER_SIZE:
+            code, number, length = _HEADER.unpack_from(buffer, offset)
+            kind = _KINDS.get(code)
+            if kind is None or length > MAX_BODY:
+                raise CorruptStream(f"kind {code}, length {length}")
+            start = offset + HEADER_SIZE
+            if end - start < length:
+                break
+            offset = start + length
+            with memoryview(buffer) as view:
+                frames.append((kind, number, bytes(view[start:offset])))
+        del buffer[:offset]
+        return frames

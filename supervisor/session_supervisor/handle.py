@@ -1,0 +1,374 @@
+"""The supervisor's end of one worker: its pipes, what is in flight on it, and how it is stopped.
+
+A handle is one incarnation: it is made before the process exists and ends, once, with
+``on_dead(certificate)``. Everything a worker said before it died is delivered before that.
+
+:meth:`WorkerHandle.interrupt` climbs the ladder: interrupt the request in the interpreter, then
+SIGTERM to the process group, then a dump of every thread's stack into the log, then SIGKILL to the
+group. Each rung has a bound; a worker that reacts at a lower rung is killed right then, because
+whatever its interrupted program left behind (threads, children) must have no further effect.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from session_supervisor.failures import DeathCertificate, Failure, WorkerCrashed
+from session_supervisor.frames import CorruptStream, FrameReader, Kind, pack
+from session_supervisor.hygiene import DUMP_SIGNAL, INTERRUPT_SIGNAL
+from session_supervisor.reactor import Reactor, Timer
+from session_supervisor.reaper import Reaper, kill_group
+from session_supervisor.request import Request
+from session_supervisor.snapshot import Parts, decode_parts
+from session_supervisor.states import (
+    BUSY,
+    DEAD,
+    DRAINING,
+    IDLE,
+    STARTING,
+    WORKER_TRANSITIONS,
+    Lifecycle,
+)
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 1 << 18
+_LAST_OUTPUT = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Grace:
+    """Seconds each rung of the ladder waits for an effect before the next is climbed."""
+
+    interrupt: float = 0.5
+    terminate: float = 0.5
+    dump: float = 0.2
+    leave: float = 1.0
+    """For an idle worker told to stop."""
+
+
+class WorkerOwner(Protocol):
+    """Who a worker answers to: the pool while it is a spare, then its session."""
+
+    def worker_ready(self, worker: WorkerHandle) -> None:
+        """It can be assigned."""
+
+    def worker_assigned(self, worker: WorkerHandle) -> None:
+        """It has become the session it was told to be."""
+
+    def worker_refused(self, worker: WorkerHandle, reason: str) -> None:
+        """It cannot become that session and leaves."""
+
+    def worker_finished(self, worker: WorkerHandle, request: Request, parts: Parts) -> None:
+        """``request`` is done and ``parts`` is what it changed; its reply goes out right after this."""
+
+    def worker_free(self, worker: WorkerHandle) -> None:
+        """The reply has gone out; the worker can take another request."""
+
+    def worker_printed(self, worker: WorkerHandle, data: bytes) -> None:
+        """It wrote ``data`` to its standard descriptors outside any request."""
+
+    def worker_dead(self, worker: WorkerHandle, certificate: DeathCertificate) -> None:
+        """It has been reaped; its requests have been failed already."""
+
+
+class WorkerHandle:
+    """See the module. ``version``: the snapshot version the worker is at."""
+
+    def __init__(self, reactor: Reactor, reaper: Reaper, owner: WorkerOwner, grace: Grace) -> None:
+        self.owner = owner
+        self.pid = 0
+        self._alive = False
+        self.version = 0
+        self.born = time.monotonic()
+        self.served = 0
+        self.due = False
+        """Its session wants it replaced: by age, by count or by request."""
+        self.told_to_end = False
+        """Its end is our doing, not an accident."""
+        self.in_flight: dict[int, Request] = {}
+        self.lifecycle = Lifecycle(WORKER_TRANSITIONS, STARTING)
+        self.expiry: Timer | None = None
+        self._reactor = reactor
+        self._reaper = reaper
+        self._grace = grace
+        self._reader = FrameReader()
+        self._parts: dict[int, Parts] = {}
+        self._backlog: collections.deque[memoryview] = collections.deque()
+        self._ladder: Timer | None = None
+        self._last_output = collections.deque[bytes]()
+        self._last_output_size = 0
+        self._sock, self.child_channel = socket.socketpair()
+        self._sock.setblocking(False)
+        self._log, self.child_log = os.pipe()
+        os.set_blocking(self._log, False)
+
+    # -- birth ---------------------------------------------------------------------------------
+
+    def launched(self, pid: int) -> None:
+        """The process exists: listen to it and watch for its end."""
+        self.pid = pid
+        self._alive = True
+        self._reactor.on_readable(self._sock.fileno(), self._read)
+        self._reactor.on_readable(self._log, self._read_log)
+        self._reaper.watch(pid, self._exited)
+        if self.state == DRAINING:
+            self._signal_kill()
+
+    def abandon(self) -> None:
+        """There will be no process: release what was prepared for it."""
+        self._close()
+        self.lifecycle.to(DEAD)
+
+    @property
+    def state(self) -> str:
+        return self.lifecycle.state
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was asked for."""
+        return time.monotonic() - self.born
+
+    # -- talking to it -------------------------------------------------------------------------
+
+    def send(self, kind: Kind, number: int = 0, body: bytes = b"") -> None:
+        """Send one frame; what the pipe does not take now follows as it empties."""
+        data = pack(kind, number, body)
+        if not self._backlog:
+            try:
+                sent = self._sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return  # it is dying; the reaper tells, and fails what is in flight
+            if sent == len(data):
+                return
+            self._reactor.on_writable(self._sock.fileno(), self._flush)
+            self._backlog.append(memoryview(data)[sent:])
+        else:
+            self._backlog.append(memoryview(data))
+
+    def serve(self, request: Request) -> None:
+        """Put ``request`` in flight on it."""
+        if self.lifecycle.state == IDLE:
+            self.lifecycle.to(BUSY)
+        request.started_at = time.monotonic()
+        self.in_flight[request.number] = request
+        self.send(Kind.REQUEST, request.number, request.body)
+
+    def _flush(self) -> None:
+        while self._backlog:
+            view = self._backlog[0]
+            try:
+                sent = self._sock.send(view)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._backlog.clear()
+                break
+            if sent < len(view):
+                self._backlog[0] = view[sent:]
+                return
+            self._backlog.popleft()
+        self._reactor.on_writable(self._sock.fileno(), None)
+
+    # -- listening to it -----------------------------------------------------------------------
+
+    def _read(self) -> bool:
+        """Take one chunk; whether there was one."""
+        try:
+            data = self._sock.recv(_CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        try:
+            if not data:
+                raise EOFError("it closed its end")
+            frames = self._reader.feed(data)
+        except (EOFError, CorruptStream) as exc:
+            # Dead, or it will never again say anything we could believe.
+            logger.debug("the channel of worker %d ended: %s", self.pid, exc)
+            self._reactor.forget(self._sock.fileno())
+            self.kill()
+            return False
+        for kind, number, body in frames:
+            self._take(kind, number, body)
+        return True
+
+    def _take(self, kind: Kind, number: int, body: bytes) -> None:
+        if kind is Kind.REPLY:
+            self._finish(number, body)
+        elif kind is Kind.PARTS:
+            self._parts[number] = decode_parts(body)
+        elif kind is Kind.EVENT:
+            request = self.in_flight.get(number)
+            if request is not None and request.stopping is None:
+                self._read_log()  # what it printed before this event comes before it
+                if not request.sink.event(body):
+                    self._pause(request)
+        elif kind is Kind.READY:
+            if self.lifecycle.state == STARTING:
+                self.lifecycle.to(IDLE)
+                self.owner.worker_ready(self)
+        elif kind is Kind.ASSIGNED:
+            self.owner.worker_assigned(self)
+        elif kind is Kind.REFUSED:
+            self.owner.worker_refused(self, body.decode(errors="replace"))
+
+    def _finish(self, number: int, body: bytes) -> None:
+        request = self.in_flight.get(number)
+        if request is None:
+            return
+        parts = self._parts.pop(number, {})
+        if request.stopping is not None:
+            # The interrupt reached it. Its reply and its changes are of no interest any more, and
+            # what its program left running must not go on: the death of the worker ends the request.
+            self.kill()
+            return
+        self._read_log()
+        del self.in_flight[number]
+        self.served += 1
+        if not self.in_flight and self.lifecycle.state == BUSY:
+            self.lifecycle.to(IDLE)
+        self.owner.worker_finished(self, request, parts)
+        request.finish_with(body)
+        self.owner.worker_free(self)
+
+    def _pause(self, request: Request) -> None:
+        """Its reader is slow: leave what comes next in the pipe, where it holds the worker back."""
+        fd = self._sock.fileno()
+        self._reactor.on_readable(fd, None)
+
+        def resume() -> None:
+            if self._sock.fileno() >= 0:
+                self._reactor.on_readable(fd, self._read)
+
+        request.sink.on_writable(resume)
+
+    def _read_log(self) -> bool:
+        """Take what is in the log pipe (it holds less than a chunk); whether there was anything."""
+        try:
+            data = os.read(self._log, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._reactor.forget(self._log)
+            return False
+        self._last_output.append(data[-_LAST_OUTPUT:])
+        self._last_output_size += len(self._last_output[-1])
+        while self._last_output_size - len(self._last_output[0]) >= _LAST_OUTPUT:
+            self._last_output_size -= len(self._last_output.popleft())
+        for request in self.in_flight.values():
+            if request.stopping is None:
+                request.sink.output(data)
+                return True
+        self.owner.worker_printed(self, data)
+        return True
+
+    def last_output(self) -> str:
+        """The last 16 KiB it wrote to its standard descriptors."""
+        return b"".join(self._last_output)[-_LAST_OUTPUT:].decode(errors="replace")
+
+    # -- stopping it ---------------------------------------------------------------------------
+
+    def retire(self) -> None:
+        """It is not needed any more: let it leave, and see to it that it does."""
+        if self.state in (DRAINING, DEAD):
+            return
+        self.told_to_end = True
+        self.lifecycle.to(DRAINING)
+        self.send(Kind.STOP)
+        self._climb([(self._grace.leave, self._signal_kill)])
+
+    def interrupt(self, request: Request, reason: Failure) -> None:
+        """Stop ``request``, in flight here; it ends with ``reason`` when its work has stopped."""
+        if request.stopping is not None:
+            return
+        request.stopping = reason
+        self.told_to_end = True
+        if self.state == DRAINING:
+            return
+        self.lifecycle.to(DRAINING)
+        self._signal(INTERRUPT_SIGNAL)
+        self._climb(
+            [
+                (self._grace.interrupt, lambda: kill_group(self.pid, signal.SIGTERM)),
+                (self._grace.terminate, lambda: self._signal(DUMP_SIGNAL)),
+                (self._grace.dump, self._signal_kill),
+            ]
+        )
+
+    def kill(self) -> None:
+        """SIGKILL to its group, now. Idempotent."""
+        if self.state not in (DRAINING, DEAD):
+            self.lifecycle.to(DRAINING)
+        self._climb([])
+        self._signal_kill()
+
+    def _climb(self, rungs: list[tuple[float, Callable[[], None]]]) -> None:
+        if self._ladder is not None:
+            self._ladder.cancel()
+            self._ladder = None
+        if rungs:
+            (delay, action), *higher = rungs
+
+            def step() -> None:
+                action()
+                self._climb(higher)
+
+            self._ladder = self._reactor.call_later(delay, step)
+
+    def _signal(self, signum: int) -> None:
+        if self._alive:
+            os.kill(self.pid, signum)
+
+    def _signal_kill(self) -> None:
+        if self._alive:
+            kill_group(self.pid)
+            # Not yet leader of its group in its first moments: then the pid itself must do.
+            os.kill(self.pid, signal.SIGKILL)
+
+    # -- its end -------------------------------------------------------------------------------
+
+    def _exited(self, status: int) -> None:
+        self._alive = False
+        self._reactor.forget(self._sock.fileno())
+        self._reactor.forget(self._log)
+        while self._read():  # what it said before it died
+            pass
+        while self._read_log():
+            pass
+        code = os.waitstatus_to_exitcode(status)
+        certificate = DeathCertificate(
+            pid=self.pid,
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            age_s=round(self.age, 3),
+            requests=self.served,
+            last_output=self.last_output(),
+        )
+        self._climb([])
+        self._close()
+        self.lifecycle.to(DEAD)
+        orphans, self.in_flight = self.in_flight, {}
+        for request in orphans.values():
+            request.finish_failed(WorkerCrashed(certificate))
+        self.owner.worker_dead(self, certificate)
+
+    def _close(self) -> None:
+        self._reactor.forget(self._sock.fileno())
+        self._reactor.forget(self._log)
+        self._sock.close()
+        os.close(self._log)
+        self._log = -1
+        if self.expiry is not None:
+            self.expiry.cancel()

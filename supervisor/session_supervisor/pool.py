@@ -1,0 +1,212 @@
+"""Spare workers: forked ahead of need, so that a session's first request does not wait for a fork."""
+
+from __future__ import annotations
+
+import collections
+import logging
+from collections.abc import Callable
+
+from session_supervisor.failures import DeathCertificate, WorkerStartFailed
+from session_supervisor.handle import WorkerHandle
+from session_supervisor.launchers.base import Launcher
+from session_supervisor.options import SupervisorOptions
+from session_supervisor.reactor import Reactor, Timer
+from session_supervisor.reaper import Reaper
+from session_supervisor.request import Request
+from session_supervisor.snapshot import Parts
+
+logger = logging.getLogger(__name__)
+
+Acquired = Callable[["WorkerHandle | WorkerStartFailed"], None]
+
+_ATTEMPTS = 3
+_REFILL_DELAY_S = 0.01
+"""A fork right after a spare was taken would compete with the very request it was taken for."""
+_REFILL_BACKOFF_S = 15.0
+
+
+class _Wanted:
+    """Somebody waits for a worker. ``failures``: how many were started for it in vain."""
+
+    __slots__ = ("acquired", "failures")
+
+    def __init__(self, acquired: Acquired) -> None:
+        self.acquired: Acquired | None = acquired
+        self.failures = 0
+
+
+class Pool:
+    """Keeps ``options.spares`` ready workers and hands them out, latest first.
+
+    Owner of every worker from its launch until it is handed out.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        reaper: Reaper,
+        launcher: Launcher,
+        options: SupervisorOptions,
+        register: Callable[[int], None],
+    ) -> None:
+        self._reactor = reactor
+        self._reaper = reaper
+        self._launcher = launcher
+        self._options = options
+        self._register = register
+        self._spares: list[WorkerHandle] = []
+        self._starting: dict[WorkerHandle, Timer] = {}
+        self._leaving: set[WorkerHandle] = set()
+        self._wanted: collections.deque[_Wanted] = collections.deque()
+        self._refill: Timer | None = None
+        self._failures_in_row = 0
+        self._last_failure = ""
+        self._on_empty: Callable[[], None] | None = None
+        self._stopped = False
+        self.started = 0
+        """Workers that became ready, ever."""
+
+    @property
+    def spare_count(self) -> int:
+        return len(self._spares)
+
+    @property
+    def starting_count(self) -> int:
+        return len(self._starting)
+
+    def fill(self) -> None:
+        """Start as many workers as are missing."""
+        self._refill = None
+        if self._stopped:
+            return
+        missing = len(self._wanted) + self._options.spares - len(self._spares) - len(self._starting)
+        for _ in range(missing):
+            self._launch()
+
+    def acquire(self, acquired: Acquired) -> Callable[[], None]:
+        """Give ``acquired`` a ready worker, at once if a spare waits; it becomes the caller's own.
+
+        Returns what cancels the wait; cancelling after the call-back does nothing.
+        """
+        wanted = _Wanted(acquired)
+        if self._stopped:
+            acquired(WorkerStartFailed("the supervisor is stopping"))
+        elif self._spares:
+            worker = self._spares.pop()
+            self._schedule_refill(_REFILL_DELAY_S)
+            acquired(worker)
+        else:
+            self._wanted.append(wanted)
+            if len(self._starting) < len(self._wanted):
+                self._launch()
+
+        def cancel() -> None:
+            wanted.acquired = None
+            if wanted in self._wanted:
+                self._wanted.remove(wanted)
+
+        return cancel
+
+    def stop(self, on_empty: Callable[[], None]) -> None:
+        """Let every spare go; ``on_empty`` is called when none is left."""
+        self._stopped = True
+        self._on_empty = on_empty
+        self._fail_wanted("the supervisor is stopping")
+        for worker in self._spares:
+            worker.retire()
+        for worker in list(self._starting):
+            worker.kill()
+        self._leaving.update(self._spares)
+        self._spares.clear()
+        self._check_empty()
+
+    # -- starting ------------------------------------------------------------------------------
+
+    def _schedule_refill(self, delay: float) -> None:
+        if self._refill is None:
+            self._refill = self._reactor.call_later(delay, self.fill)
+
+    def _launch(self) -> None:
+        worker = WorkerHandle(self._reactor, self._reaper, self, self._options.grace)
+        self._starting[worker] = self._reactor.call_later(self._options.start_timeout, worker.kill)
+
+        def launched(result: int | WorkerStartFailed) -> None:
+            if isinstance(result, WorkerStartFailed):
+                worker.abandon()
+                self._start_failed(worker, str(result))
+            else:
+                self._register(result)
+                worker.launched(result)
+
+        self._launcher.launch(worker.child_channel, worker.child_log, launched)
+
+    def _start_failed(self, worker: WorkerHandle, reason: str) -> None:
+        self._starting.pop(worker).cancel()
+        self._last_failure = reason
+        self._failures_in_row += 1
+        if self._stopped:
+            self._check_empty()
+            return
+        if self._wanted:
+            first = self._wanted[0]
+            first.failures += 1
+            if first.failures >= _ATTEMPTS and first.acquired is not None:
+                self._wanted.popleft()
+                first.acquired(WorkerStartFailed(f"{_ATTEMPTS} attempts to start an interpreter failed: {reason}"))
+            elif len(self._starting) < len(self._wanted):
+                self._launch()
+        else:
+            logger.error("a spare interpreter could not be started: %s", reason)
+            self._schedule_refill(min(0.1 * 2**self._failures_in_row, _REFILL_BACKOFF_S))
+
+    def _fail_wanted(self, reason: str) -> None:
+        wanted, self._wanted = self._wanted, collections.deque()
+        for one in wanted:
+            if one.acquired is not None:
+                one.acquired(WorkerStartFailed(reason))
+
+    def _check_empty(self) -> None:
+        if self._on_empty is not None and not self._starting and not self._leaving:
+            on_empty, self._on_empty = self._on_empty, None
+            on_empty()
+
+    # -- a worker's owner ----------------------------------------------------------------------
+
+    def worker_ready(self, worker: WorkerHandle) -> None:
+        self._starting.pop(worker).cancel()
+        self._failures_in_row = 0
+        self.started += 1
+        if self._wanted:
+            acquired = self._wanted.popleft().acquired
+            if acquired is not None:
+                acquired(worker)
+                return
+        self._spares.append(worker)
+
+    def worker_dead(self, worker: WorkerHandle, certificate: DeathCertificate) -> None:
+        if worker in self._starting:
+            detail = f": {certificate.last_output}" if certificate.last_output else ""
+            self._start_failed(worker, f"the interpreter {certificate.describe()} before it was ready{detail}")
+            return
+        self._leaving.discard(worker)
+        if worker in self._spares:
+            self._spares.remove(worker)
+            logger.warning("spare worker %d %s", worker.pid, certificate.describe())
+            self._schedule_refill(_REFILL_DELAY_S)
+        self._check_empty()
+
+    def worker_printed(self, worker: WorkerHandle, data: bytes) -> None:
+        logger.info("worker %d, not yet assigned, printed: %s", worker.pid, data.decode(errors="replace").rstrip())
+
+    def worker_assigned(self, worker: WorkerHandle) -> None:
+        """A spare has been told nothing: it has nothing to say either."""
+        worker.kill()
+
+    def worker_refused(self, worker: WorkerHandle, reason: str) -> None:
+        worker.kill()
+
+    def worker_finished(self, worker: WorkerHandle, request: Request, parts: Parts) -> None:
+        worker.kill()
+
+    def worker_free(self, worker: WorkerHandle) -> None:
+        worker.kill()

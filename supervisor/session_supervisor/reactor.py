@@ -1,0 +1,223 @@
+"""The one event loop: readiness callbacks, timers and signals in a single thread.
+
+A request crosses the daemon in two callbacks. With a general-purpose loop those two callbacks cost
+more than everything else together (docs/adr/0002 has the figures), so the supervisor runs this small
+reactor over :mod:`selectors` instead. Guarantees:
+
+- callbacks run one at a time, in the thread that called :meth:`Reactor.run`;
+- a callback that raises is reported to ``on_error`` and never ends the loop;
+- after :meth:`forget` returns, no callback of that descriptor runs, even if it was already ready;
+- signal handlers only enqueue: what they ask for runs as an ordinary callback.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+Callback = Callable[[], object]
+"""What it returns is ignored."""
+
+
+class Timer:
+    """A callback due at ``when`` (monotonic seconds). :meth:`cancel` is idempotent."""
+
+    __slots__ = ("_callback", "when")
+
+    def __init__(self, when: float, callback: Callback) -> None:
+        self.when = when
+        self._callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        self._callback = None
+
+    @property
+    def pending(self) -> bool:
+        return self._callback is not None
+
+    def fire(self) -> None:
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+
+class _Watch:
+    """The callbacks of one descriptor; emptied, never reused, so that a stale event finds nothing."""
+
+    __slots__ = ("readable", "writable")
+
+    def __init__(self) -> None:
+        self.readable: Callback | None = None
+        self.writable: Callback | None = None
+
+    @property
+    def mask(self) -> int:
+        return (selectors.EVENT_READ if self.readable else 0) | (selectors.EVENT_WRITE if self.writable else 0)
+
+
+class Reactor:
+    """See the module. Not thread-safe except :meth:`call_from_thread`."""
+
+    def __init__(self, on_error: Callable[[Exception], None] | None = None) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._watches: dict[int, _Watch] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._soon: collections.deque[Callback] = collections.deque()
+        self._running = False
+        self._on_error = on_error or (lambda exc: logger.error("callback failed", exc_info=exc))
+        self._signals: dict[int, Callback] = {}
+        self._previous_handlers: dict[int, Any] = {}
+        self._previous_wakeup = -1
+        self._wake_r, self._wake_w = os.pipe()
+        for fd in (self._wake_r, self._wake_w):
+            os.set_blocking(fd, False)
+        self.on_readable(self._wake_r, self._drain_wakeups)
+
+    # -- descriptors ---------------------------------------------------------------------------
+
+    def on_readable(self, fd: int, callback: Callback | None) -> None:
+        """Call ``callback`` whenever ``fd`` can be read; None stops it."""
+        watch = self._watches.get(fd) or _Watch()
+        watch.readable = callback
+        self._update(fd, watch)
+
+    def on_writable(self, fd: int, callback: Callback | None) -> None:
+        """Call ``callback`` whenever ``fd`` can be written; None stops it."""
+        watch = self._watches.get(fd) or _Watch()
+        watch.writable = callback
+        self._update(fd, watch)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching ``fd``; to be called before it is closed."""
+        watch = self._watches.get(fd)
+        if watch is not None:
+            watch.readable = watch.writable = None
+            self._update(fd, watch)
+
+    def _update(self, fd: int, watch: _Watch) -> None:
+        known = fd in self._watches
+        if watch.mask and known:
+            self._selector.modify(fd, watch.mask, watch)
+        elif watch.mask:
+            self._selector.register(fd, watch.mask, watch)
+            self._watches[fd] = watch
+        elif known:
+            del self._watches[fd]
+            # A descriptor closed by accident is no longer in the kernel's set; forgetting it is right.
+            with contextlib.suppress(KeyError, ValueError, OSError):
+                self._selector.unregister(fd)
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def call_later(self, delay: float, callback: Callback) -> Timer:
+        """Run ``callback`` once, ``delay`` seconds from now, unless the timer is cancelled."""
+        timer = Timer(time.monotonic() + delay, callback)
+        heapq.heappush(self._timers, (timer.when, next(self._order), timer))
+        return timer
+
+    def call_soon(self, callback: Callback) -> None:
+        """Run ``callback`` in the next turn of the loop."""
+        self._soon.append(callback)
+
+    def call_from_thread(self, callback: Callback) -> None:
+        """As :meth:`call_soon`, from any thread."""
+        self._soon.append(callback)
+        self._wake()
+
+    # -- signals -------------------------------------------------------------------------------
+
+    def on_signal(self, signum: int, callback: Callback) -> None:
+        """Run ``callback`` in the loop after ``signum`` arrived. Main thread only."""
+        if not self._signals:
+            self._previous_wakeup = signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+        if signum not in self._signals:
+            self._previous_handlers[signum] = signal.signal(signum, self._enqueue_signal)
+            signal.siginterrupt(signum, False)
+        self._signals[signum] = callback
+
+    def _enqueue_signal(self, signum: int, _frame: object) -> None:
+        callback = self._signals.get(signum)
+        if callback is not None:
+            self._soon.append(callback)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full means a wake-up is pending already
+            os.write(self._wake_w, b"\0")
+
+    def _drain_wakeups(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wake_r, 4096):
+                pass
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve callbacks until :meth:`stop`."""
+        self._running = True
+        while self._running:
+            self.run_once()
+
+    def stop(self) -> None:
+        """Make :meth:`run` return after the current callback."""
+        self._running = False
+        self._wake()
+
+    def run_once(self, timeout: float | None = None) -> None:
+        """One turn: wait (at most ``timeout`` seconds), then descriptors, timers, queued callbacks."""
+        if self._soon:
+            timeout = 0.0
+        elif self._timers:
+            timers = self._timers
+            while timers and not timers[0][2].pending:
+                heapq.heappop(timers)
+            if timers:
+                until = max(0.0, timers[0][0] - time.monotonic())
+                timeout = until if timeout is None else min(timeout, until)
+        for key, mask in self._selector.select(timeout):
+            watch: _Watch = key.data
+            if mask & selectors.EVENT_READ and watch.readable is not None:
+                self._guard(watch.readable)
+            if mask & selectors.EVENT_WRITE and watch.writable is not None:
+                self._guard(watch.writable)
+        if self._timers:
+            self._fire_due()
+        for _ in range(len(self._soon)):  # what these add runs in the next turn
+            self._guard(self._soon.popleft())
+
+    def _fire_due(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            self._guard(heapq.heappop(self._timers)[2].fire)
+        # Cancelled timers far in the future (request deadlines) must not pile up.
+        if len(self._timers) > 10_000 and sum(t[2].pending for t in self._timers) < len(self._timers) // 2:
+            self._timers = [entry for entry in self._timers if entry[2].pending]
+            heapq.heapify(self._timers)
+
+    def _guard(self, callback: Callback) -> None:
+        try:
+            callback()
+        except Exception as exc:  # noqa: BLE001 - one bad callback must not end every session
+            self._on_error(exc)
+
+    def close(self) -> None:
+        """Restore signal handlers and release descriptors; the reactor cannot be used again."""
+        if self._signals:
+            signal.set_wakeup_fd(self._previous_wakeup)
+            for signum, handler in self._previous_handlers.items():
+                signal.signal(signum, handler)
+            self._signals.clear()
+        self._selector.close()
+        os.close(self._wake_r)
+        os.close(self._wake_w)

@@ -1,0 +1,61 @@
+"""One request on its way through the supervisor, and where its answer goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from session_supervisor.failures import Failure
+from session_supervisor.reactor import Timer
+
+
+class Sink(Protocol):
+    """Where a request's answers go. Implemented by the bridge; called in the reactor's thread.
+
+    Exactly one of ``reply`` and ``fail`` is called, once, and nothing after it.
+    """
+
+    def event(self, body: bytes) -> bool:
+        """Take one event. False: full, send no more before ``on_writable`` was called back."""
+
+    def output(self, data: bytes) -> None:
+        """Take what the worker printed while it ran this request. Never blocks; may drop."""
+
+    def reply(self, body: bytes) -> None:
+        """Take the worker's terminal reply."""
+
+    def fail(self, failure: Failure) -> None:
+        """The request ends without a reply of its worker."""
+
+    def on_writable(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once, when there is room again."""
+
+
+class Request:
+    """``number`` is the supervisor's own, unique for its life; ``body`` is what the worker gets.
+
+    ``mutating``: it may change the session's snapshot, so it runs alone among its like.
+    ``stopping``: why it is being stopped, once it is; its worker's reply is then of no interest.
+    """
+
+    __slots__ = ("body", "deadline", "mutating", "number", "sink", "started_at", "stopping")
+
+    def __init__(self, number: int, body: bytes, sink: Sink, *, mutating: bool) -> None:
+        self.number = number
+        self.body = body
+        self.sink = sink
+        self.mutating = mutating
+        self.stopping: Failure | None = None
+        self.started_at = 0.0
+        self.deadline: Timer | None = None
+
+    def finish_with(self, body: bytes) -> None:
+        if self.deadline is not None:
+            self.deadline.cancel()
+        self.sink.reply(body)
+
+    def finish_failed(self, failure: Failure) -> None:
+        """End it with ``failure``, or with the reason it was being stopped for, if it was."""
+        if self.deadline is not None:
+            self.deadline.cancel()
+        self.sink.fail(self.stopping or failure)

@@ -1,0 +1,246 @@
+"""Isolated interpreters as a service: sessions in, replies out.
+
+The supervisor owns the sessions, the pool and the launcher, keeps the limits that span sessions,
+and ends in order: :meth:`Supervisor.drain` lets what runs finish within a bound, then lets every
+process go and waits for it. It knows processes and bytes; what a request means is its caller's affair.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from session_supervisor.failures import (
+    DeathCertificate,
+    Overloaded,
+    SessionLimit,
+    ShuttingDown,
+)
+from session_supervisor.guard import Guard
+from session_supervisor.launchers.base import Launcher
+from session_supervisor.options import RecyclePolicy, SupervisorOptions
+from session_supervisor.os_facts import become_subreaper
+from session_supervisor.pool import Pool
+from session_supervisor.reactor import Reactor, Timer
+from session_supervisor.reaper import Reaper
+from session_supervisor.request import Request, Sink
+from session_supervisor.session import Session
+
+logger = logging.getLogger(__name__)
+
+_LEAVE_BOUND_S = 3.0
+
+
+class Observer(Protocol):
+    """Told what concerns no single request. Implemented by the bridge."""
+
+    def session_printed(self, session_id: str, data: bytes) -> None:
+        """A worker of the session wrote ``data`` outside any request."""
+
+    def worker_died(self, session_id: str, certificate: DeathCertificate) -> None:
+        """A worker of the session ended without being told to."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since the start. ``crashes``: workers that ended without being told to."""
+
+    requests: int = 0
+    sessions: int = 0
+    recycles: int = 0
+    crashes: int = 0
+
+
+LauncherFactory = Callable[[Reactor, Reaper], Launcher]
+
+
+class Supervisor:
+    """See the module. One per process: it becomes the subreaper and takes SIGCHLD."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        make_launcher: LauncherFactory,
+        options: SupervisorOptions,
+        observer: Observer,
+    ) -> None:
+        become_subreaper()
+        self.reactor = reactor
+        self.options = options
+        self.counters = Counters()
+        self.sessions: dict[str, Session] = {}
+        self._observer = observer
+        self._scratch = Path(tempfile.mkdtemp(prefix="dspy-bridge-"))
+        self._guardian = Guard(self._scratch)
+        self._reaper = Reaper(reactor, self._guardian.forget)
+        self._reaper.watch(self._guardian.pid, self._guardian_ended)
+        self.launcher = make_launcher(reactor, self._reaper)
+        self.pool = Pool(reactor, self._reaper, self.launcher, options, self._guardian.remember)
+        self._numbers = itertools.count(1)
+        self._folders = itertools.count(1)
+        self.waiting = 0
+        """Requests that wait for a worker, in all sessions."""
+        self._recycling = 0
+        self._recycle_queue: collections.deque[Session] = collections.deque()
+        self._draining = False
+        self._drain_timer: Timer | None = None
+        self._on_drained: Callable[[], None] | None = None
+        self._ended = False
+
+    # -- life ----------------------------------------------------------------------------------
+
+    def start(self, on_ready: Callable[[], None], on_failed: Callable[[str], None]) -> None:
+        """Begin; exactly one of the two is called once it is known whether workers can be started."""
+
+        def ready() -> None:
+            self.pool.fill()
+            on_ready()
+
+        self.launcher.start(ready, on_failed)
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def drain(self, done: Callable[[], None]) -> None:
+        """Take no new request, let what is queued or runs finish within the bound, end all, then ``done``."""
+        self._on_drained = done
+        if not self._draining:
+            self._draining = True
+            self._drain_timer = self.reactor.call_later(self.options.drain_timeout, self._end_sessions)
+        self._check_drained()
+
+    def _check_drained(self) -> None:
+        if not any(session.queued or session.in_flight for session in self.sessions.values()):
+            self._end_sessions()
+
+    def _end_sessions(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+        remaining = list(self.sessions.values())
+        waiting = len(remaining) + 1
+
+        def one_ended() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                self.pool.stop(self._pool_stopped)
+
+        for session in remaining:
+            session.end(one_ended, ShuttingDown("the daemon is shutting down"))
+        one_ended()
+
+    def _pool_stopped(self) -> None:
+        self.launcher.stop()
+        self._guardian.release()
+        deadline = time.monotonic() + _LEAVE_BOUND_S
+
+        def check() -> None:
+            if self._reaper.watching and time.monotonic() < deadline:
+                self.reactor.call_later(0.005, check)
+            elif self._on_drained is not None:
+                self._on_drained()
+
+        check()
+
+    def _guardian_ended(self, status: int) -> None:
+        if not self._ended:
+            logger.warning("the guardian ended with status %d; starting another", status)
+            self._guardian.restart()
+            self._reaper.watch(self._guardian.pid, self._guardian_ended)
+
+    # -- sessions ------------------------------------------------------------------------------
+
+    def open(
+        self,
+        session_id: str,
+        certificate: Callable[[Path], bytes],
+        *,
+        recycle: RecyclePolicy | None = None,
+        workers: int = 1,
+    ) -> Session:
+        """Make a session (cold; it wakes with its first request or ``ensure_live``).
+
+        ``certificate(scratch)`` gives the birth certificate its workers are assigned with; ``scratch``
+        is a folder of the session's own. Raises :class:`SessionLimit`, :class:`ShuttingDown`;
+        ``KeyError`` if it exists.
+        """
+        if session_id in self.sessions:
+            raise KeyError(session_id)
+        if self._draining:
+            raise ShuttingDown("the daemon is shutting down")
+        if len(self.sessions) >= self.options.max_sessions:
+            raise SessionLimit(f"{len(self.sessions)} sessions exist, as many as are allowed")
+        folder = self._scratch / str(next(self._folders))
+        folder.mkdir(mode=0o700)
+        session = Session(
+            session_id,
+            certificate(folder),
+            self,
+            recycle=recycle or self.options.recycle,
+            workers=workers,
+            queue_limit=self.options.queue_per_session,
+            folder=folder,
+        )
+        self.sessions[session_id] = session
+        self.counters.sessions += 1
+        return session
+
+    def submit(self, session: Session, body: bytes, sink: Sink, *, mutating: bool, timeout: float | None) -> Request:
+        """Queue a request; its sink hears the rest. Nothing is raised: refusals reach the sink too."""
+        request = Request(next(self._numbers), body, sink, mutating=mutating)
+        self.counters.requests += 1
+        if self._draining:
+            request.finish_failed(ShuttingDown("the daemon is shutting down"))
+        elif self.waiting >= self.options.queue_total:
+            request.finish_failed(Overloaded(f"{self.options.queue_total} requests are waiting already"))
+        else:
+            session.submit(request, timeout)
+        return request
+
+    # -- a session's surroundings --------------------------------------------------------------
+
+    def may_recycle(self, session: Session) -> bool:
+        if self._recycling < self.options.concurrent_recycles:
+            self._recycling += 1
+            return True
+        if session not in self._recycle_queue:
+            self._recycle_queue.append(session)
+        return False
+
+    def recycle_ended(self) -> None:
+        self._recycling -= 1
+        self.counters.recycles += 1
+        if self._recycle_queue:
+            self.reactor.call_soon(self._recycle_queue.popleft().recycle_due)
+
+    def session_printed(self, session: Session, data: bytes) -> None:
+        self._observer.session_printed(session.id, data)
+
+    def worker_died(self, session: Session, certificate: DeathCertificate) -> None:
+        self.counters.crashes += 1
+        self._observer.worker_died(session.id, certificate)
+
+    def session_rested(self, session: Session) -> None:
+        if self._draining:
+            self._check_drained()
+
+    def session_ended(self, session: Session) -> None:
+        self.sessions.pop(session.id, None)
+        with contextlib.suppress(OSError):
+            session.folder.rmdir()
+            return
+        threading.Thread(target=shutil.rmtree, args=(session.folder, True), daemon=True).start()

@@ -1,0 +1,124 @@
+"""A worker application without DSPy: what launchers, sessions and the ladder are tested with.
+
+Requests are ``verb argument`` in ASCII. It keeps a counter that it reports as a snapshot part.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from session_supervisor.channel import Channel
+from session_supervisor.frames import Kind, pack
+from session_supervisor.hygiene import InterruptGate, Interrupted
+from session_supervisor.snapshot import decode_parts, encode_parts
+
+
+def preload() -> None:
+    """Nothing to warm."""
+
+
+def broken_preload() -> None:
+    raise ImportError("no module named 'surely_missing'")
+
+
+def threaded_preload() -> None:
+    threading.Thread(target=time.sleep, args=(3600,), name="left-behind", daemon=True).start()
+
+
+def verify() -> list[str]:
+    return []
+
+
+class Toy:
+    def __init__(self, channel: Channel, gate: InterruptGate) -> None:
+        self.channel, self.gate = channel, gate
+        self.parts: dict[str, bytes] = {}
+        self.changed: dict[str, bytes] = {}
+        self.birth = b""
+
+    def run(self) -> None:
+        self.channel.send(Kind.READY)
+        while True:
+            kind, number, body = self.channel.receive()
+            if kind is Kind.STOP:
+                return
+            if kind is Kind.ASSIGN:
+                self.birth = body
+                if body == b"refuse me":
+                    self.channel.send(Kind.REFUSED, 0, b"I was told to refuse")
+                    return
+                if body == b"die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                self.channel.send(Kind.ASSIGNED)
+            elif kind is Kind.LOAD:
+                for name, value in decode_parts(body).items():
+                    self.parts.pop(name, None) if value is None else self.parts.__setitem__(name, value)
+            elif kind is Kind.REQUEST:
+                self.serve(number, body.decode())
+
+    def serve(self, number: int, text: str) -> None:
+        self.changed = {}
+        try:
+            with self.gate:
+                reply = self.do(number, *text.split(" ", 1))
+        except Interrupted:
+            reply = "interrupted"
+        frames = pack(Kind.PARTS, number, encode_parts(self.changed)) if self.changed else b""
+        self.channel.send_many(frames + pack(Kind.REPLY, number, reply.encode()))
+
+    def do(self, number: int, verb: str, argument: str = "") -> str:
+        if verb == "pid":
+            return str(os.getpid())
+        if verb == "echo":
+            return argument
+        if verb == "birth":
+            return self.birth.decode()
+        if verb == "incr":
+            value = int(self.parts.get("counter", b"0")) + 1
+            self.parts["counter"] = self.changed["counter"] = str(value).encode()
+            return str(value)
+        if verb == "events":
+            for index in range(int(argument)):
+                self.channel.send(Kind.EVENT, number, str(index).encode())
+            return "done"
+        if verb == "print":
+            print("x" * int(argument))
+            return "printed"
+        if verb == "write1":
+            os.write(1, argument.encode())
+            return "written"
+        if verb == "sleep":
+            time.sleep(float(argument))
+            return "slept"
+        if verb == "stubborn":  # deaf to the interrupt and to SIGTERM
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM})
+            time.sleep(float(argument))
+            return "slept"
+        if verb == "sleep-then-touch":
+            seconds, path = argument.split(" ")
+            child = f"import time; time.sleep({seconds}); open({path!r}, 'w').close()"
+            subprocess.Popen([sys.executable, "-c", child])
+            time.sleep(float(seconds))
+            return "touched"
+        if verb == "child":
+            return str(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid)
+        if verb == "exit":
+            os._exit(int(argument))
+        if verb == "segfault":
+            import ctypes
+
+            ctypes.string_at(0)
+        if verb == "fds":
+            return " ".join(sorted(os.listdir("/proc/self/fd")))
+        if verb == "ppid":
+            return str(os.getppid())
+        if verb == "threads":
+            return str(threading.active_count())
+        raise ValueError(verb)
+
+
+def serve(channel: Channel, gate: InterruptGate) -> None:
+    Toy(channel, gate).run()
