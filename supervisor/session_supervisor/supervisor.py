@@ -108,6 +108,10 @@ class Supervisor:
 
         self.launcher.start(ready, on_failed)
 
+    def abandon(self) -> None:
+        """Instead of :meth:`start`: the guardian leaves and takes the scratch folder with it."""
+        self._guardian.release()
+
     @property
     def draining(self) -> bool:
         return self._draining

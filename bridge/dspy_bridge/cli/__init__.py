@@ -1,1 +1,41 @@
-"""."""
+"""``bridge-cli``: the command line. Each command lives in a module of its own, imported when it runs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Final
+
+import click
+
+_COMMANDS: Final = {
+    "serve": "Run the daemon: on stdin and stdout, on given descriptors, or on a socket.",
+    "send": "Send one command to a daemon and print its result.",
+    "demo": "Show two isolated sessions side by side, and a crash only one of them notices.",
+    "doctor": "Check what would stop the bridge from working on this machine.",
+    "schema": "Print the JSON Schemas of the protocol.",
+    "verify-isolation": "Set everything global in one session, read it in another; print a table.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Keeps start-up fast: ``send`` must not pay for what ``serve`` imports."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"dspy_bridge.cli.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dspy-bridge")
+def main(**_: Any) -> None:
+    """Use DSPy safely from any runtime: one fresh, isolated interpreter per session."""

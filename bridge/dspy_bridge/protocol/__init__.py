@@ -1,1 +1,1 @@
-"""Wire protocol: types, framing, errors; no I\/O."""
+r"""Wire protocol: types, framing, errors; no I\/O."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import orjson
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorSpec:
@@ -88,3 +90,18 @@ class BridgeError(Exception):
             "retryable": self.retryable,
             "details": self.details,
         }
+
+    def encode(self) -> bytes:
+        """The error object as JSON: how a worker names its reason through channels that know bytes only."""
+        return orjson.dumps(self.to_wire())
+
+    @classmethod
+    def decode(cls, text: str) -> BridgeError | None:
+        """The inverse of :meth:`encode`; None for any other text."""
+        try:
+            wire = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return None
+        if not isinstance(wire, dict) or wire.get("code") not in ERRORS:
+            return None
+        return cls(wire["code"], wire["message"], details=wire["details"], retryable=wire["retryable"])

@@ -1,0 +1,85 @@
+"""``bridge-cli serve``."""
+
+from __future__ import annotations
+
+import sys
+import typing
+from typing import Any
+
+import click
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from dspy_bridge.daemon.descriptors import claim_stdio, raise_descriptor_limit
+from dspy_bridge.daemon.listener import SocketInUse
+from dspy_bridge.daemon.options import DaemonOptions
+from dspy_bridge.daemon.server import Daemon, Exit, configure_logging
+
+
+def _flag(name: str, field: FieldInfo) -> click.Option:
+    """One option of :class:`DaemonOptions` as a flag of the command line."""
+    words = name.replace("_", "-")
+    annotation = field.annotation
+    if annotation is bool:
+        declaration = f"--{words}/--no-{words}"
+        return click.Option([declaration], default=field.default, help=field.description, show_default=True)
+    choices = typing.get_args(annotation)
+    kind: Any = click.Choice([str(choice) for choice in choices]) if choices else annotation
+    return click.Option([f"--{words}"], type=kind, default=field.default, help=field.description, show_default=True)
+
+
+class _Descriptors(click.ParamType):
+    name = "R,W"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        try:
+            read, write = (int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail("wants two descriptors, such as 3,4", param, ctx)
+        return read, write
+
+
+def _serve(fds: tuple[int, int] | None, socket: str | None, **given: Any) -> None:
+    try:
+        options = DaemonOptions.model_validate(given)
+    except ValidationError as exc:
+        problems = "; ".join(f"--{e['loc'][0]}: {e['msg']}".replace("_", "-") for e in exc.errors())
+        raise click.UsageError(problems) from None
+    configure_logging(options.log_level)
+    raise_descriptor_limit()
+    own_read, own_write = claim_stdio()
+    daemon = Daemon(options)
+    try:
+        if socket is not None:
+            daemon.serve_socket(socket)
+        if fds is not None:
+            daemon.serve_descriptors(*fds)
+        elif socket is None:
+            daemon.serve_descriptors(own_read, own_write)
+        code = daemon.run()
+    except SocketInUse as exc:
+        daemon.abandon()
+        click.echo(f"dspy-bridge cannot start: {exc}", err=True)
+        code = Exit.SOCKET_IN_USE
+    except OSError as exc:
+        daemon.abandon()
+        click.echo(f"dspy-bridge cannot start: {exc}", err=True)
+        code = Exit.USAGE
+    sys.exit(int(code))
+
+
+command = click.Command(
+    "serve",
+    callback=_serve,
+    help="""Run the daemon.
+
+    By default it serves one host on standard input and output and ends with its input. With --fds it
+    serves that host on two other descriptors; with --socket any number of clients on a Unix socket;
+    both can be had at once.
+    """,
+    params=[
+        click.Option(["--fds"], type=_Descriptors(), help="Serve one host on these two descriptors instead."),
+        click.Option(["--socket"], type=click.Path(), help="Serve clients on a Unix socket at this path."),
+        *(_flag(name, field) for name, field in DaemonOptions.model_fields.items()),
+    ],
+)

@@ -1,0 +1,169 @@
+"""From a host's frame to whoever answers it, and back.
+
+Control commands are answered here and now; session commands go to their session as the host's own
+bytes, and what the worker answers goes to the host as the worker's own bytes. Exactly one terminal
+reply leaves for every request that had an id.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from dspy_bridge.daemon.connection import Connection
+from dspy_bridge.daemon.failures import to_bridge_error
+from dspy_bridge.protocol import envelope
+from dspy_bridge.protocol.codec import TOO_LARGE, Decoded
+from dspy_bridge.protocol.commands import Command, find
+from dspy_bridge.protocol.envelope import BadFrame, Call, CallId, HostAnswer
+from dspy_bridge.protocol.errors import BridgeError
+from session_supervisor.failures import Failure
+from session_supervisor.request import Request
+from session_supervisor.session import Session
+from session_supervisor.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
+
+OpenRequests = dict[tuple[Connection, CallId], "OpenRequest"]
+
+
+class OpenRequest:
+    """A request that has not had its terminal reply: the sink its answers fall into."""
+
+    __slots__ = ("_decoder", "_log_left", "_router", "_seq", "call", "connection", "request", "session")
+
+    def __init__(self, router: Router, connection: Connection, call: Call) -> None:
+        self.call = call
+        self.connection = connection
+        self.request: Request | None = None
+        self.session: Session | None = None
+        self._router = router
+        self._seq = 0
+        self._log_left = router.log_limit
+        self._decoder: codecs.IncrementalDecoder | None = None
+
+    # -- the sink of a session command ---------------------------------------------------------
+
+    def event(self, body: bytes) -> bool:
+        self._send_event(body)
+        return not self.connection.congested
+
+    def output(self, data: bytes) -> None:
+        if self._log_left <= 0 or self.connection.congested:
+            return
+        if self._decoder is None:
+            self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text = self._decoder.decode(data[: self._log_left])
+        self._log_left -= len(data)
+        if text:
+            self._send_event(envelope.event_tail("log", {"text": text}))
+        if self._log_left <= 0:
+            self._send_event(envelope.event_tail("log", {"text": "", "truncated": True}))
+
+    def reply(self, body: bytes) -> None:
+        self._router.close(self)
+        self.connection.send(body)
+
+    def fail(self, failure: Failure) -> None:
+        self.error(to_bridge_error(failure))
+
+    def on_writable(self, callback: Callable[[], None]) -> None:
+        self.connection.when_writable(callback)
+
+    # -- the same for whoever answers in the daemon --------------------------------------------
+
+    def success(self, result: Any) -> None:
+        self.reply(envelope.success(self.call.id, self.call.rpc, result))
+
+    def error(self, error: BridgeError) -> None:
+        self.reply(envelope.failure(self.call.id, self.call.rpc, error))
+
+    def _send_event(self, tail: bytes) -> None:
+        self.connection.send(envelope.event(self.call.id, self.call.rpc, self._seq, tail))
+        self._seq += 1
+
+
+ControlHandler = Callable[[OpenRequest, Any], None]
+"""Serves one control command: answers the request now or later. Raises :class:`BridgeError`."""
+
+
+class Router:
+    """See the module. ``session_for(session_id)`` finds or opens a session, or raises."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        control: Callable[[OpenRequest, Command], None],
+        session_for: Callable[[str], Session],
+        *,
+        log_limit: int,
+    ) -> None:
+        self.log_limit = log_limit
+        self.open: OpenRequests = {}
+        self._supervisor = supervisor
+        self._control = control
+        self._session_for = session_for
+
+    def take(self, connection: Connection, frames: list[Decoded]) -> None:
+        """Serve every frame a connection has read."""
+        for frame in frames:
+            if isinstance(frame, bytes):
+                self._take_frame(connection, frame)
+            else:
+                error = (
+                    BridgeError("frame_too_large", "the frame is longer than max_frame; it was skipped")
+                    if frame is TOO_LARGE
+                    else BridgeError("parse_error", "the input ended within a frame")
+                )
+                connection.send(envelope.failure(None, False, error))
+
+    def _take_frame(self, connection: Connection, body: bytes) -> None:
+        try:
+            call = envelope.parse(body)
+        except BadFrame as bad:
+            connection.send(envelope.failure(bad.call_id, bad.rpc, bad.error))
+            return
+        if isinstance(call, HostAnswer):
+            logger.info("dropped an answer to host call %r, which nobody waits for", call.call_id)
+            return
+        key = (connection, call.id)
+        if key in self.open:
+            error = BridgeError("duplicate_id", f"a request with id {call.id!r} is still open")
+            connection.send(envelope.failure(call.id, call.rpc, error))
+            return
+        opened = OpenRequest(self, connection, call)
+        self.open[key] = opened
+        try:
+            self._dispatch(opened, body)
+        except BridgeError as error:
+            opened.error(error)
+        except Failure as failure:
+            opened.fail(failure)
+        except Exception as exc:
+            logger.exception("command %s failed in the daemon", call.command)
+            opened.error(BridgeError("internal", f"the daemon failed: {type(exc).__name__}: {exc}"))
+
+    def _dispatch(self, opened: OpenRequest, body: bytes) -> None:
+        call = opened.call
+        command = find(call.command)
+        if command.where == "daemon" and not (call.command == "ping" and call.args.get("deep") is True):
+            self._control(opened, command)
+            return
+        timeout = call.timeout_ms / 1000 if call.timeout_ms is not None else None
+        opened.session = session = self._session_for(call.session_id)
+        opened.request = self._supervisor.submit(session, body, opened, mutating=command.mutating, timeout=timeout)
+
+    def close(self, opened: OpenRequest) -> None:
+        """The request has had its terminal reply: its id may be used again."""
+        self.open.pop((opened.connection, opened.call.id), None)
+
+    def stop(self, opened: OpenRequest, reason: Failure) -> None:
+        """End an open request of a session with ``reason``."""
+        if opened.session is not None and opened.request is not None:
+            opened.session.stop(opened.request, reason)
+
+    def of(self, connection: Connection) -> list[OpenRequest]:
+        """The open requests of one connection."""
+        return [opened for (owner, _), opened in self.open.items() if owner is connection]

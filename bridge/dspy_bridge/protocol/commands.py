@@ -1,0 +1,330 @@
+"""The commands: name, where each is served, and the types of its arguments and result.
+
+The models here validate what hosts send, and ``list_commands``, ``bridge-cli schema`` and the
+documentation publish the JSON Schemas made from the very same models.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.protocol.lm_config import LMConfig
+
+ProgramType = Literal["predict", "chain_of_thought"]
+Name = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class Args(BaseModel):
+    """Base of all arguments: strict types, no unknown names. ``session_id`` may stand among them."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    session_id: str | None = Field(None, description="Same as at the top level of the request.")
+
+
+class Result(BaseModel):
+    """Base of all results; documents their shape."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+# -- served by the daemon ------------------------------------------------------------------------
+
+
+class NoArgs(Args):
+    pass
+
+
+class HelloArgs(Args):
+    protocol: list[int] | None = Field(None, description="Protocol versions the host speaks; absent: any.")
+    host: str | None = Field(None, max_length=200, description="Name and version of the host, for the daemon's log.")
+    capabilities: list[str] = Field(default_factory=list, description="What the host can do, such as host_calls.")
+
+
+class ReadyResult(Result):
+    protocol: int = Field(description="The protocol version in use.")
+    protocols: list[int]
+    server: str
+    server_version: str
+    dspy_version: str
+    python_version: str
+    capabilities: list[str]
+    framing: str
+    max_frame: int = Field(description="Bytes; a longer frame is refused with frame_too_large.")
+    boot_id: str = Field(description="Differs each time a daemon starts.")
+    pid: int
+
+
+class PingArgs(Args):
+    deep: bool = Field(False, description="Go through the session's interpreter instead of answering here.")
+
+
+class PingResult(Result):
+    status: Literal["ok"]
+    uptime_s: float
+
+
+class CommandsResult(Result):
+    commands: list[dict[str, Any]]
+
+
+class SettingsArgs(Args):
+    """DSPy settings a session can change; absent ones stay as they are, null restores DSPy's default."""
+
+    adapter: Literal["chat", "json", "xml"] | None = Field(None, description="How prompts are laid out.")
+    track_usage: bool | None = Field(None, description="Report token usage with each execution (default true).")
+    num_threads: int | None = Field(None, ge=1, le=256, description="Threads of DSPy's own parallel helpers.")
+    max_errors: int | None = Field(None, ge=0, description="Errors after which DSPy's parallel helpers give up.")
+    max_history_size: int | None = Field(None, ge=0, description="Model calls kept for inspection.")
+    max_trace_size: int | None = Field(None, ge=0, description="Predictor calls kept in DSPy's trace.")
+    disable_history: bool | None = Field(None, description="Keep no history of model calls.")
+    provide_traceback: bool | None = Field(None, description="Have DSPy log tracebacks of failed items.")
+    warn_on_type_mismatch: bool | None = Field(None, description="Have DSPy warn of inputs of another type.")
+    allow_tool_async_sync_conversion: bool | None = Field(None, description="Let sync programs call async tools.")
+    cache: bool | None = Field(None, description="Keep answers of the model in the session's memory (default true).")
+    seed: int | None = Field(None, description="Seed of the interpreter's random streams.")
+
+
+class StartSessionArgs(Args):
+    env: dict[str, str] = Field(default_factory=dict, description="Environment variables, beside the daemon's own.")
+    cwd: str | None = Field(None, description="Working directory (default: the daemon's).")
+    lm: LMConfig | None = Field(None, description="As the arguments of configure_lm.")
+    settings: SettingsArgs | None = Field(None, description="As the arguments of configure.")
+    ttl_s: float | None = Field(None, ge=0, description="Fresh interpreter after so many seconds; 0: never.")
+    max_requests: int | None = Field(None, ge=0, description="Fresh interpreter after so many requests; 0: never.")
+
+
+class StartSessionResult(Result):
+    session_id: str
+    status: Literal["started"]
+    worker_pid: int
+
+
+class EndSessionResult(Result):
+    session_id: str
+    status: Literal["ended", "not_found"]
+
+
+class SessionInfo(Result):
+    session_id: str
+    state: str
+    workers: list[dict[str, Any]] = Field(description="Each with pid, requests, age_s and memory_mb (private memory).")
+    requests: int
+    queued: int
+    recycles: int
+    recoveries: int
+    programs: list[str]
+    durable: bool
+    created_at: str
+
+
+class SessionsResult(Result):
+    sessions: list[SessionInfo]
+
+
+class RecycleResult(Result):
+    session_id: str
+    status: Literal["recycled"]
+    worker_pid: int | None
+
+
+class CancelArgs(Args):
+    request_id: int | str = Field(description="The id of an open request of this connection.")
+
+
+class CancelResult(Result):
+    request_id: int | str
+    status: Literal["cancelling", "not_found"]
+
+
+class ShutdownResult(Result):
+    status: Literal["shutting_down"]
+
+
+# -- served in the session's interpreter ---------------------------------------------------------
+
+
+class ConfigureLMArgs(LMConfig):
+    session_id: str | None = Field(None, description="Same as at the top level of the request.")
+
+
+class ConfiguredLM(Result):
+    status: Literal["configured"]
+    model: str
+
+
+class ConfiguredResult(Result):
+    status: Literal["configured"]
+    settings: dict[str, Any]
+
+
+class CreateProgramArgs(Args):
+    id: Name | None = Field(None, description="The program's id in its session.")
+    program_id: Name | None = Field(None, description="Alias of id.")
+    signature: str | dict[str, Any] = Field(
+        description="A DSPy signature string, or name, instructions, inputs, outputs."
+    )
+    program_type: ProgramType = Field("predict", description="Which DSPy module.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the module, such as temperature.")
+    lm: LMConfig | None = Field(None, description="A model of the program's own.")
+    on_exists: Literal["error", "replace", "keep"] = Field("error", description="What to do if the id is taken.")
+
+
+class CreatedProgram(Result):
+    program_id: str
+    status: Literal["created", "replaced", "kept"]
+    program_type: str
+    signature: str
+
+
+class ExecuteProgramArgs(Args):
+    program_id: Name | None = Field(None, description="Which program.")
+    id: Name | None = Field(None, description="Alias of program_id.")
+    inputs: dict[str, Any] = Field(default_factory=dict, description="One value per input field of the signature.")
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="Model options and DSPy settings for this execution alone."
+    )
+    lm: LMConfig | None = Field(None, description="A model for this execution alone.")
+    lenient: bool = Field(False, description="Coerce and ignore as DSPy does, instead of refusing odd inputs.")
+
+
+class Execution(Result):
+    program_id: str
+    outputs: dict[str, Any]
+    usage: dict[str, Any] = Field(description="Per model; empty where the answer came from the cache.")
+    execution_time_ms: float
+
+
+class ProgramArgs(Args):
+    program_id: Name | None = Field(None, description="Which program.")
+    id: Name | None = Field(None, description="Alias of program_id.")
+
+
+class ProgramInfo(Result):
+    id: str
+    program_type: str
+    signature: str
+    created_at: str
+    execution_count: int
+    last_executed: str | None
+
+
+class ProgramsResult(Result):
+    programs: list[ProgramInfo]
+    total_count: int
+
+
+class DeletedProgram(Result):
+    program_id: str
+    status: Literal["deleted"]
+
+
+class ClearedProgram(Result):
+    program_id: str
+    status: Literal["cleared", "not_found"]
+
+
+class ResetResult(Result):
+    status: Literal["reset"]
+    cleared_programs: int
+
+
+class CleanupResult(Result):
+    status: Literal["cleaned"]
+    collected: int
+    memory_mb: float
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """``where``: ``daemon`` answers at once, even while every worker is busy; ``session`` is served by
+    the session's interpreter, in order. ``mutating``: it may change the session's snapshot."""
+
+    name: str
+    where: Literal["daemon", "session"]
+    args: type[BaseModel]
+    result: type[BaseModel]
+    summary: str
+    mutating: bool = False
+    alias_of: str | None = None
+
+
+_ROWS: Final = (
+    Command("hello", "daemon", HelloArgs, ReadyResult, "Negotiate the protocol version; what the ready frame says."),
+    Command("ping", "daemon", PingArgs, PingResult, "Whether the daemon, or with deep a session, answers."),
+    Command("list_commands", "daemon", NoArgs, CommandsResult, "Every command with its JSON Schemas."),
+    Command("start_session", "daemon", StartSessionArgs, StartSessionResult, "Start a session with its own settings."),
+    Command("end_session", "daemon", NoArgs, EndSessionResult, "End a session and everything of it."),
+    Command("cleanup_session", "daemon", NoArgs, EndSessionResult, "Alias of end_session.", alias_of="end_session"),
+    Command("list_sessions", "daemon", NoArgs, SessionsResult, "Every session."),
+    Command("session_info", "daemon", NoArgs, SessionInfo, "One session."),
+    Command("recycle_session", "daemon", NoArgs, RecycleResult, "A fresh interpreter, at the same state, now."),
+    Command("cancel", "daemon", CancelArgs, CancelResult, "End an open request with cancelled."),
+    Command("get_stats", "daemon", NoArgs, Result, "Counts, the pool, the template, memory."),
+    Command("shutdown", "daemon", NoArgs, ShutdownResult, "Drain within a bound and exit."),
+    Command("configure_lm", "session", ConfigureLMArgs, ConfiguredLM, "Set the session's language model.", True),
+    Command("configure", "session", SettingsArgs, ConfiguredResult, "Change the session's DSPy settings.", True),
+    Command("create_program", "session", CreateProgramArgs, CreatedProgram, "Make a program.", True),
+    Command("execute_program", "session", ExecuteProgramArgs, Execution, "Run a program."),
+    Command("list_programs", "session", NoArgs, ProgramsResult, "Every program of the session."),
+    Command("get_program_info", "session", ProgramArgs, ProgramInfo, "One program, with its fields."),
+    Command("delete_program", "session", ProgramArgs, DeletedProgram, "Remove a program; it must exist.", True),
+    Command("clear_program", "session", ProgramArgs, ClearedProgram, "Remove a program if it exists.", True),
+    Command("reset_state", "session", NoArgs, ResetResult, "The session as new, settings included.", True),
+    Command("cleanup", "session", NoArgs, CleanupResult, "Collect garbage and report memory."),
+)
+
+COMMANDS: Final = {row.name: row for row in _ROWS}
+
+
+def find(name: str) -> Command:
+    """The command of that name. Raises ``unknown_command`` with the nearest one."""
+    command = COMMANDS.get(name)
+    if command is None:
+        near = difflib.get_close_matches(name[:100], COMMANDS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; list_commands names them all"
+        raise BridgeError("unknown_command", f"there is no command {name[:100]!r}{hint}")
+    return command
+
+
+def validate(model: type[BaseModel], args: dict[str, Any], *, where: str = "args") -> Any:
+    """``args`` as an instance of ``model``. Raises ``invalid_args`` with the path and reason per field."""
+    try:
+        return model.model_validate(args)
+    except ValidationError as exc:
+        errors = [_describe(model, where, error) for error in exc.errors(include_url=False, include_context=False)]
+        first = errors[0]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        message = f"{first['path']}: {first['reason']}{more}"
+        raise BridgeError("invalid_args", message, details={"errors": errors[:50]}) from None
+
+
+def _describe(model: type[BaseModel], where: str, error: Any) -> dict[str, str]:
+    path = where
+    for part in error["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f".{str(part)[:100]}"
+    reason = str(error["msg"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(error["loc"][-1])[:100], model.model_fields, 1)
+        reason = "there is no such argument" + (f"; did you mean {near[0]!r}?" if near else "")
+    return {"path": path, "reason": reason}
+
+
+@cache
+def schemas(name: str) -> dict[str, Any]:
+    """What ``list_commands`` says of one command."""
+    command = COMMANDS[name]
+    return {
+        "name": name,
+        "summary": command.summary,
+        "served_by": command.where,
+        "alias_of": command.alias_of,
+        "args": command.args.model_json_schema(),
+        "result": command.result.model_json_schema(mode="serialization"),
+    }

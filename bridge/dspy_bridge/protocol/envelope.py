@@ -1,0 +1,146 @@
+"""The envelope: what a frame from the host asks for, and the frames that answer it.
+
+The one place that knows both shapes of the wire, the bridge's own and JSON-RPC 2.0; everything else
+sees a :class:`Call`. Used by the daemon, which needs the envelope only, and by the worker, which
+serves the call and writes the reply the daemon then forwards without looking into it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Final
+
+import orjson
+
+from dspy_bridge.protocol.errors import ERRORS, BridgeError
+
+PROTOCOL_VERSION: Final = 1
+MAX_ID: Final = 512
+"""Characters in a string id or session id."""
+DEFAULT_SESSION: Final = "default"
+
+CallId = int | str
+
+
+@dataclass(slots=True)
+class Call:
+    """One request. ``rpc``: it came as JSON-RPC 2.0 and is answered in kind."""
+
+    id: CallId
+    command: str
+    args: dict[str, Any]
+    session_id: str
+    session_given: bool
+    timeout_ms: int | None
+    rpc: bool
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostAnswer:
+    """The host's answer to a call of a worker."""
+
+    call_id: str
+
+
+class BadFrame(Exception):
+    """A frame that is no request. ``call_id`` is None where not even an id can be told.
+
+    Raised by :func:`parse`.
+    """
+
+    def __init__(self, error: BridgeError, call_id: CallId | None, rpc: bool) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.call_id = call_id
+        self.rpc = rpc
+
+
+def parse(body: bytes) -> Call | HostAnswer:
+    """The request (or host's answer) in a frame. Raises :class:`BadFrame`."""
+    try:
+        frame = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise BadFrame(BridgeError("parse_error", f"the frame is not JSON: {exc}"), None, False) from None
+    if type(frame) is not dict:
+        kind = "a batch, which this daemon does not take" if type(frame) is list else type(frame).__name__
+        message = f"a frame must be a JSON object, this is {kind}"
+        raise BadFrame(BridgeError("invalid_request", message), None, False)
+    rpc = frame.get("jsonrpc") == "2.0"
+    if "call_id" in frame and "command" not in frame:
+        return HostAnswer(str(frame["call_id"])[:MAX_ID])
+    command, args = (frame.get("method"), frame.get("params")) if rpc else (frame.get("command"), frame.get("args"))
+    call_id = frame.get("id")
+    if type(call_id) is not int and (type(call_id) is not str or not call_id or len(call_id) > MAX_ID):
+        message = f"id must be an integer or a string of 1 to {MAX_ID} characters"
+        raise BadFrame(BridgeError("invalid_request", message), None, rpc)
+    try:
+        return _checked(frame, call_id, command, args, rpc)
+    except BridgeError as error:
+        raise BadFrame(error, call_id, rpc) from None
+
+
+def _checked(frame: dict[str, Any], call_id: CallId, command: Any, args: Any, rpc: bool) -> Call:
+    names = ("method", "params") if rpc else ("command", "args")
+    if type(command) is not str or not command:
+        raise BridgeError("invalid_request", f"{names[0]} must be a string that names a command")
+    if args is None:
+        args = {}
+    elif type(args) is not dict:
+        raise BridgeError("invalid_request", f"{names[1]} must be an object")
+    outer, inner = frame.get("session_id"), args.get("session_id")
+    if outer is not None and inner is not None and outer != inner:
+        raise BridgeError("invalid_request", "session_id differs between the top level and the arguments")
+    session_id = outer if outer is not None else inner
+    given = session_id is not None
+    if session_id is None:
+        session_id = DEFAULT_SESSION
+    elif type(session_id) is not str or not session_id or len(session_id) > MAX_ID or not session_id.isprintable():
+        raise BridgeError("invalid_request", f"session_id must be a printable string of 1 to {MAX_ID} characters")
+    timeout_ms = frame.get("timeout_ms")
+    if timeout_ms is not None and (type(timeout_ms) is not int or not 0 < timeout_ms <= 86_400_000):
+        raise BridgeError("invalid_request", "timeout_ms must be an integer from 1 to 86400000 (one day)")
+    trace = frame.get("traceparent")
+    traceparent = trace if isinstance(trace, str) and len(trace) <= MAX_ID else None
+    return Call(call_id, command, args, session_id, given, timeout_ms, rpc, traceparent)
+
+
+def timestamp() -> str:
+    """Now, RFC 3339 in UTC with milliseconds."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def success(call_id: CallId, rpc: bool, result: Any) -> bytes:
+    """The terminal reply with ``result`` (JSON-able; ``TypeError`` otherwise)."""
+    if rpc:
+        return orjson.dumps({"jsonrpc": "2.0", "id": call_id, "result": result})
+    return orjson.dumps({"id": call_id, "success": True, "result": result, "timestamp": timestamp()})
+
+
+def failure(call_id: CallId | None, rpc: bool, error: BridgeError) -> bytes:
+    """The terminal reply with ``error``."""
+    wire = error.to_wire()
+    if rpc:
+        coded = {"code": ERRORS[error.code].rpc, "message": error.message, "data": wire}
+        return orjson.dumps({"jsonrpc": "2.0", "id": call_id, "error": coded})
+    return orjson.dumps({"id": call_id, "success": False, "error": wire, "timestamp": timestamp()})
+
+
+def event_tail(event: str, data: dict[str, Any]) -> bytes:
+    """The part of an event only its maker knows. The daemon puts id and number before it
+    (:func:`event`), because both the worker and the daemon itself make events of one request."""
+    return orjson.dumps({"event": event, "data": data})[1:]
+
+
+def event(call_id: CallId, rpc: bool, seq: int, tail: bytes) -> bytes:
+    """The event frame number ``seq`` of a request, from its :func:`event_tail`."""
+    head = b'{"id":%b,"seq":%d,' % (orjson.dumps(call_id), seq)
+    if rpc:
+        return b'{"jsonrpc":"2.0","method":"event","params":%b%b}' % (head, tail)
+    return head + tail
+
+
+def daemon_event(event_name: str, data: dict[str, Any]) -> bytes:
+    """An event of the daemon itself, of no request: ``{"event": ..., ...data}``."""
+    return orjson.dumps({"event": event_name, **data})

@@ -1,0 +1,95 @@
+"""The worker's loop: one request at a time, in the main thread, where DSPy wants to be configured.
+
+Each request ends with exactly one ``REPLY`` frame, whatever its program does, preceded in the same
+write by what it changed of the session's state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from dspy_bridge.protocol import envelope
+from dspy_bridge.protocol.envelope import Call
+from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.worker.exceptions import to_bridge_error
+from dspy_bridge.worker.session import SessionRuntime
+from dspy_bridge.worker.settings import use_cache
+from session_supervisor.channel import Channel
+from session_supervisor.frames import Kind, pack
+from session_supervisor.hygiene import Interrupted, InterruptGate
+from session_supervisor.os_facts import flush_c_stdio
+from session_supervisor.snapshot import decode_parts, encode_parts
+
+
+def serve(channel: Channel, gate: InterruptGate) -> None:
+    """Serve one worker's channel until it is told to stop."""
+    use_cache(True)
+    channel.send(Kind.READY)
+    runtime: SessionRuntime | None = None
+    while True:
+        kind, number, body = channel.receive()
+        if kind is Kind.REQUEST:
+            assert runtime is not None
+            channel.send_many(_answer(runtime, gate, number, body))
+        elif kind is Kind.LOAD:
+            assert runtime is not None
+            runtime.load(decode_parts(body))
+        elif kind is Kind.ASSIGN:
+            try:
+                runtime = _become(orjson.loads(body))
+            except Exception as exc:  # noqa: BLE001 - every reason is told to the host
+                channel.send(Kind.REFUSED, 0, to_bridge_error(exc).encode())
+                return
+            channel.send(Kind.ASSIGNED)
+        elif kind is Kind.STOP:
+            return
+
+
+def _become(birth: Mapping[str, Any]) -> SessionRuntime:
+    """Take on the environment, folders and state of the session."""
+    os.environ.update(birth.get("env") or {})
+    os.environ["TMPDIR"] = birth["scratch"]
+    tempfile.tempdir = None
+    cwd = birth.get("cwd")
+    if cwd is not None:
+        try:
+            os.chdir(cwd)
+        except OSError as exc:
+            errors = [{"path": "args.cwd", "reason": str(exc)}]
+            raise BridgeError("invalid_args", f"args.cwd: {exc}", details={"errors": errors}) from None
+    return SessionRuntime(birth)
+
+
+def _answer(runtime: SessionRuntime, gate: InterruptGate, number: int, body: bytes) -> bytes:
+    """The frames that answer one request: what it changed, then its reply."""
+    call = envelope.parse(body)
+    assert isinstance(call, Call)  # the daemon forwards nothing else
+    try:
+        with gate:
+            result = runtime.serve(call)
+            reply = envelope.success(call.id, call.rpc, result)
+    except Interrupted:
+        reply = envelope.failure(call.id, call.rpc, BridgeError("cancelled", "the request was interrupted"))
+    except BaseException as exc:  # noqa: BLE001 - not even sys.exit() may leave a request unanswered
+        reply = envelope.failure(call.id, call.rpc, to_bridge_error(exc, secrets=runtime.secrets()))
+    _flush_output()
+    changed = runtime.changed
+    if changed:
+        return pack(Kind.PARTS, number, encode_parts(changed)) + pack(Kind.REPLY, number, reply)
+    return pack(Kind.REPLY, number, reply)
+
+
+def _flush_output() -> None:
+    """What a program printed leaves before its reply, whichever layer it printed through."""
+    for stream in (sys.stdout, sys.stderr):
+        # A program may have closed or replaced them.
+        with contextlib.suppress(Exception):
+            stream.flush()
+    flush_c_stdio()

@@ -1,0 +1,315 @@
+"""What one session is inside its interpreter, and the commands that run there.
+
+The session's state is its *birth* (what ``start_session`` said) and its snapshot parts on top of it.
+Commands change the state through :meth:`SessionRuntime._put`, which also notes the changed part, so
+that what the supervisor keeps and what this interpreter knows cannot drift apart. Programs that came
+with a snapshot are built when they are first used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import dspy
+import orjson
+import psutil
+
+from dspy_bridge.protocol import commands, snapshot_parts
+from dspy_bridge.protocol.commands import validate
+from dspy_bridge.protocol.envelope import Call, timestamp
+from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.worker.models import build_lm, redacted, split_secrets
+from dspy_bridge.worker.programs import Program, build_module
+from dspy_bridge.worker.scripted import OBSERVER, ScriptedLM
+from dspy_bridge.worker.settings import Settings
+from dspy_bridge.worker.values import to_json
+
+
+class SessionRuntime:
+    """See the module. ``changed`` collects the parts the request under way has changed."""
+
+    def __init__(self, birth: Mapping[str, Any]) -> None:
+        self.id: str = birth["session_id"]
+        self.changed: dict[str, bytes | None] = {}
+        self._birth = birth
+        self._parts: dict[str, bytes] = {}
+        self._built: dict[str, Program] = {}
+        self._lm: dspy.BaseLM | None = None
+        self._lm_secrets: dict[str, Any] = {}
+        self._settings = Settings()
+        self._started = time.monotonic()
+        self._handlers: dict[str, Callable[[Any], Any]] = {
+            "ping": self._ping,
+            "configure_lm": self._configure_lm,
+            "configure": self._configure,
+            "create_program": self._create_program,
+            "execute_program": self._execute_program,
+            "list_programs": self._list_programs,
+            "get_program_info": self._get_program_info,
+            "delete_program": self._delete_program,
+            "clear_program": self._clear_program,
+            "reset_state": self._reset_state,
+            "cleanup": self._cleanup,
+        }
+        self._be_as_born()
+
+    # -- state ---------------------------------------------------------------------------------
+
+    def _be_as_born(self) -> None:
+        settings = self._birth.get("settings") or {}
+        self._settings = Settings()
+        self._settings.update(validate(commands.SettingsArgs, settings, where="settings"), settings)
+        lm = self._birth.get("lm")
+        self._use_lm(lm)
+        self._settings.apply(self._lm)
+
+    def _use_lm(self, config: Mapping[str, Any] | None) -> None:
+        self._lm = None if config is None else build_lm(config)
+        self._lm_secrets = {} if config is None else split_secrets(config)[1]
+
+    def _put(self, name: str, value: Any) -> None:
+        """Set one part of the state (None: remove it) and note the change."""
+        encoded = None if value is None else orjson.dumps(value)
+        if encoded is None:
+            self._parts.pop(name, None)
+        else:
+            self._parts[name] = encoded
+        self.changed[name] = encoded
+
+    def load(self, parts: Mapping[str, bytes | None]) -> None:
+        """Take over news of the snapshot."""
+        for name, value in parts.items():
+            if value is None:
+                self._parts.pop(name, None)
+            else:
+                self._parts[name] = value
+            if name.startswith(snapshot_parts.PROGRAM_PREFIX):
+                self._built.pop(name[len(snapshot_parts.PROGRAM_PREFIX) :], None)
+        if snapshot_parts.SETTINGS in parts:
+            self._settings.restore(self._get(snapshot_parts.SETTINGS) or {})
+            self._settings.apply(self._lm)
+        if snapshot_parts.LM in parts or snapshot_parts.LM_SECRETS in parts:
+            config = self._get(snapshot_parts.LM)
+            if config is not None:
+                self._use_lm({**config, **(self._get(snapshot_parts.LM_SECRETS) or {})})
+                dspy.configure(lm=self._lm)
+        if snapshot_parts.LM_CURSOR in parts:
+            cursor = self._get(snapshot_parts.LM_CURSOR)
+            if cursor is not None and isinstance(self._lm, ScriptedLM):
+                self._lm.set_state(cursor)
+
+    def _get(self, name: str) -> Any:
+        value = self._parts.get(name)
+        return None if value is None else orjson.loads(value)
+
+    def secrets(self) -> list[str]:
+        """Every literal secret this session holds, to be kept out of errors."""
+        held = [*self._lm_secrets.values()]
+        for program in self._built.values():
+            held += program.secrets.values()
+        return [text for text in _texts(held) if len(text) >= 4]
+
+    # -- serving -------------------------------------------------------------------------------
+
+    def serve(self, call: Call) -> Any:
+        """The JSON-able result of ``call``. Raises whatever its program raises, and :class:`BridgeError`."""
+        self.changed = {}
+        command = commands.find(call.command)
+        args = validate(command.args, call.args)
+        return self._handlers[command.name](args)
+
+    def _ping(self, args: commands.PingArgs) -> dict[str, Any]:
+        return {"status": "ok", "uptime_s": round(time.monotonic() - self._started, 3)}
+
+    def _configure_lm(self, args: commands.ConfigureLMArgs) -> dict[str, Any]:
+        config = args.model_dump(exclude={"session_id"}, exclude_unset=True)
+        public, secret = split_secrets(config)
+        self._use_lm(config)
+        dspy.configure(lm=self._lm)
+        self._put(snapshot_parts.LM, public)
+        self._put(snapshot_parts.LM_SECRETS, secret or None)
+        self._put(snapshot_parts.LM_CURSOR, None)
+        return {"status": "configured", "model": args.model, "config": redacted(public)}
+
+    def _configure(self, args: commands.SettingsArgs) -> dict[str, Any]:
+        self._settings.update(args, args.model_dump(exclude={"session_id"}, exclude_unset=True))
+        self._settings.apply(self._lm)
+        self._put(snapshot_parts.SETTINGS, self._settings.values)
+        return {"status": "configured", "settings": self._settings.effective()}
+
+    # -- programs ------------------------------------------------------------------------------
+
+    def _create_program(self, args: commands.CreateProgramArgs) -> dict[str, Any]:
+        program_id = _program_id(args, made_up=True)
+        exists = snapshot_parts.PROGRAM_PREFIX + program_id in self._parts
+        if exists and args.on_exists == "error":
+            raise BridgeError("program_exists", f"session {self.id!r} already has a program {program_id!r}")
+        if exists and args.on_exists == "keep":
+            program = self._program(program_id)
+            status = "kept"
+        else:
+            spec = args.model_dump(exclude={"session_id", "id", "program_id", "on_exists"}, exclude_unset=True)
+            secret: dict[str, Any] = {}
+            if args.lm is not None:
+                spec["lm"], secret = split_secrets(args.lm.model_dump(exclude_unset=True))
+            program = self._build(program_id, spec, secret, timestamp())
+            self._built[program_id] = program
+            self._put(snapshot_parts.PROGRAM_PREFIX + program_id, {"spec": spec, "created_at": program.created_at})
+            self._put(snapshot_parts.PROGRAM_SECRETS_PREFIX + program_id, secret or None)
+            self._put(snapshot_parts.PROGRAM_COUNT_PREFIX + program_id, None)
+            status = "replaced" if exists else "created"
+        return {
+            "program_id": program_id,
+            "status": status,
+            "program_type": program.program_type,
+            "signature": program.signature.text,
+        }
+
+    def _build(self, program_id: str, spec: dict[str, Any], secrets: dict[str, Any], created_at: str) -> Program:
+        args = validate(commands.CreateProgramArgs, spec)
+        signature, module = build_module(args)
+        lm = build_lm({**spec["lm"], **secrets}) if spec.get("lm") else None
+        return Program(program_id, spec, args.program_type, signature, module, created_at, lm=lm, secrets=secrets)
+
+    def _program(self, program_id: str) -> Program:
+        """The program of that id, built now if it came with a snapshot. Raises ``program_not_found``."""
+        program = self._built.get(program_id)
+        if program is not None:
+            return program
+        part = self._get(snapshot_parts.PROGRAM_PREFIX + program_id)
+        if part is None:
+            raise BridgeError("program_not_found", f"session {self.id!r} has no program {program_id!r}")
+        secrets = self._get(snapshot_parts.PROGRAM_SECRETS_PREFIX + program_id) or {}
+        program = self._build(program_id, part["spec"], secrets, part["created_at"])
+        count = self._get(snapshot_parts.PROGRAM_COUNT_PREFIX + program_id)
+        if count is not None:
+            program.execution_count, program.last_executed = count
+        self._built[program_id] = program
+        return program
+
+    def _execute_program(self, args: commands.ExecuteProgramArgs) -> dict[str, Any]:
+        program = self._program(_program_id(args))
+        inputs = program.signature.decode_inputs(args.inputs, strict=not args.lenient)
+        started = time.perf_counter()
+        try:
+            with self._scope(program, args):
+                prediction = program.module(**inputs)
+        finally:
+            self._note_execution(program)
+        elapsed = (time.perf_counter() - started) * 1000
+        return {
+            "program_id": program.id,
+            "outputs": program.signature.encode_outputs(prediction),
+            "usage": to_json(prediction.get_lm_usage() or {}, "usage"),
+            "execution_time_ms": round(elapsed, 3),
+        }
+
+    @contextlib.contextmanager
+    def _scope(self, program: Program, args: commands.ExecuteProgramArgs) -> Iterator[None]:
+        """Request over program over session, for one execution; what was before is back afterwards."""
+        settings, options = self._settings.split_request(args.config)
+        lm = self._lm
+        if program.lm is not None:
+            lm = program.lm
+        if args.lm is not None:
+            lm = build_lm(args.lm.model_dump(exclude_unset=True))
+        if lm is None:
+            message = f"session {self.id!r} has no language model; send configure_lm first"
+            raise BridgeError("lm_not_configured", message)
+        if options:
+            try:
+                lm = lm.copy(**options)
+            except (TypeError, ValueError) as exc:
+                raise BridgeError("invalid_args", f"args.config: {exc}") from None
+        if isinstance(lm, ScriptedLM):
+            settings["callbacks"] = [OBSERVER]
+        with dspy.context(lm=lm, **settings):
+            yield
+
+    def _note_execution(self, program: Program) -> None:
+        program.execution_count += 1
+        program.last_executed = timestamp()
+        self._put(snapshot_parts.PROGRAM_COUNT_PREFIX + program.id, [program.execution_count, program.last_executed])
+        if isinstance(self._lm, ScriptedLM):
+            self._put(snapshot_parts.LM_CURSOR, self._lm.get_state())
+
+    def _list_programs(self, args: commands.NoArgs) -> dict[str, Any]:
+        ids = snapshot_parts.program_ids(self._parts)
+        return {"programs": [self._program(one).describe() for one in ids], "total_count": len(ids)}
+
+    def _get_program_info(self, args: commands.ProgramArgs) -> dict[str, Any]:
+        program = self._program(_program_id(args))
+        lm = program.spec.get("lm")
+        own_lm = redacted(lm) if lm else None
+        options = program.spec.get("options", {})
+        return {**program.describe(), "program_id": program.id, "options": options, "lm": own_lm} | {
+            "fields": program.signature.describe()
+        }
+
+    def _remove(self, program_id: str) -> bool:
+        self._built.pop(program_id, None)
+        if snapshot_parts.PROGRAM_PREFIX + program_id not in self._parts:
+            return False
+        for prefix in (
+            snapshot_parts.PROGRAM_PREFIX,
+            snapshot_parts.PROGRAM_SECRETS_PREFIX,
+            snapshot_parts.PROGRAM_COUNT_PREFIX,
+        ):
+            self._put(prefix + program_id, None)
+        return True
+
+    def _delete_program(self, args: commands.ProgramArgs) -> dict[str, Any]:
+        program_id = _program_id(args)
+        if not self._remove(program_id):
+            raise BridgeError("program_not_found", f"session {self.id!r} has no program {program_id!r}")
+        return {"program_id": program_id, "status": "deleted"}
+
+    def _clear_program(self, args: commands.ProgramArgs) -> dict[str, Any]:
+        program_id = _program_id(args)
+        return {"program_id": program_id, "status": "cleared" if self._remove(program_id) else "not_found"}
+
+    # -- the whole -----------------------------------------------------------------------------
+
+    def _reset_state(self, args: commands.NoArgs) -> dict[str, Any]:
+        cleared = len(snapshot_parts.program_ids(self._parts))
+        for name in list(self._parts):
+            self._put(name, None)
+        self._built.clear()
+        self._settings.reset_dspy()
+        self._be_as_born()
+        return {"status": "reset", "cleared_programs": cleared}
+
+    def _cleanup(self, args: commands.NoArgs) -> dict[str, Any]:
+        collected = gc.collect()
+        memory = psutil.Process().memory_full_info().uss / 2**20
+        return {"status": "cleaned", "collected": collected, "memory_mb": round(memory, 2)}
+
+
+def _program_id(args: Any, *, made_up: bool = False) -> str:
+    """The program a request names, by either of the two names the wire allows."""
+    if args.id is not None and args.program_id is not None and args.id != args.program_id:
+        raise BridgeError("invalid_args", "args.id and args.program_id name different programs")
+    named = args.program_id if args.program_id is not None else args.id
+    if named is not None:
+        return str(named)
+    if made_up:
+        return f"program-{random.SystemRandom().getrandbits(48):012x}"
+    errors = [{"path": "args.program_id", "reason": "is required"}]
+    raise BridgeError("invalid_args", "args.program_id is required", details={"errors": errors})
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """Every string inside ``values``, however nested."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, Mapping):
+        for value in values.values():
+            yield from _texts(value)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _texts(value)
