@@ -68,6 +68,11 @@ class FrameReader:
     def feed(self, data: bytes) -> list[tuple[Kind, int, bytes]]:
         """Each frame that is now complete, as ``(kind, number, body)``."""
         buffer = self._buffer
+        if not buffer and len(data) >= HEADER_SIZE:
+            # By far the most common: exactly one frame.
+            code, number, length = _HEADER.unpack_from(data)
+            if len(data) == HEADER_SIZE + length and code in _KINDS:
+                return [(_KINDS[code], number, data[HEADER_SIZE:])]
         buffer += data
         frames = []
         offset, end = 0, len(buffer)

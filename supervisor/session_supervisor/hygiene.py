@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import io
 import os
 import random
 import resource
@@ -108,7 +109,8 @@ def claim_standard_descriptors(log_fd: int) -> None:
         os.close(log_fd)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - lives as long as we do
     for name, fd in (("stdout", 1), ("stderr", 2)):
-        stream = open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+        raw = io.FileIO(fd, "w", closefd=False)
+        stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[type-var]
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 

@@ -88,8 +88,8 @@ def _answer(runtime: SessionRuntime, gate: InterruptGate, number: int, body: byt
 
 def _flush_output() -> None:
     """What a program printed leaves before its reply, whichever layer it printed through."""
-    for stream in (sys.stdout, sys.stderr):
-        # A program may have closed or replaced them.
-        with contextlib.suppress(Exception):
-            stream.flush()
+    for stream, own in ((sys.stdout, sys.__stdout__), (sys.stderr, sys.__stderr__)):
+        if stream is not own:  # ours write through; one a program put in its place may hold something back
+            with contextlib.suppress(Exception):
+                stream.flush()
     flush_c_stdio()
