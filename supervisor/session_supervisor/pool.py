@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 Acquired = Callable[["WorkerHandle | WorkerStartFailed"], None]
 
 _ATTEMPTS = 3
-_REFILL_DELAY_S = 0.01
+_REFILL_DELAY_S = 0.05
 """A fork right after a spare was taken would compete with the very request it was taken for."""
 _REFILL_BACKOFF_S = 15.0
 

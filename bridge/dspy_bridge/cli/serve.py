@@ -28,7 +28,7 @@ def _flag(name: str, field: FieldInfo) -> click.Option:
     return click.Option([f"--{words}"], type=kind, default=field.default, help=field.description, show_default=True)
 
 
-class _Descriptors(click.ParamType):
+class _Descriptors(click.ParamType):  # type: ignore[type-arg]
     name = "R,W"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:

@@ -9,10 +9,10 @@ import logging
 import os
 import socket
 import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from session_supervisor.os_facts import IS_LINUX
 from session_supervisor.reactor import Reactor
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Listener:
 
 def peer_uid(client: socket.socket) -> int | None:
     """The user at the other end; None where the system does not tell (file permissions then decide)."""
-    if sys.platform.startswith("linux"):
+    if IS_LINUX:
         credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         return int(struct.unpack("3i", credentials)[1])
     return None

@@ -44,7 +44,7 @@ class DaemonOptions(BaseModel):
     drain_timeout_s: float = Field(10, ge=0, description="Longest that requests under way may take at shutdown.")
     interrupt_grace_s: float = Field(0.5, gt=0, description="Wait after interrupting a request before SIGTERM.")
     terminate_grace_s: float = Field(0.5, gt=0, description="Wait after SIGTERM before a stack dump and SIGKILL.")
-    idle_exit_s: float = Field(0, ge=0, description="Exit after so long without a client or session; 0: never.")
+    idle_exit_s: float = Field(0, ge=0, description="Exit after so long without a client; 0: never.")
     request_log_bytes: int = Field(
         1 << 20, ge=0, description="Most bytes of what a request prints that are passed on as log events."
     )

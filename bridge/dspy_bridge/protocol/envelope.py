@@ -113,7 +113,7 @@ _second: tuple[int, str] = (0, "")
 
 def timestamp() -> str:
     """Now, RFC 3339 in UTC with milliseconds."""
-    global _second  # noqa: PLW0603 - a cache of one pure value; a race only repeats the work
+    global _second
     now = time.time_ns() // 1_000_000
     seconds, milliseconds = divmod(now, 1000)
     known = _second

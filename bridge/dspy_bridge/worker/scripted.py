@@ -38,7 +38,9 @@ class _Observer(BaseCallback):  # type: ignore[misc]
     """Notes the adapter and signature of the prompt that is being written."""
 
     def on_adapter_format_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        _active.set((instance, inputs["signature"]))
+        # DSPy wraps an inherited ``format`` twice; the outer call does not name its arguments.
+        if "signature" in inputs:
+            _active.set((instance, inputs["signature"]))
 
 
 OBSERVER: Final = _Observer()
@@ -229,7 +231,7 @@ def provider_error(said: Mapping[str, Any]) -> Exception:
 
     status = int(said.get("status", 500))
     message = str(said.get("message", f"scripted error {status}"))
-    kinds: dict[int, type[Exception]] = {
+    kinds: dict[int, Any] = {
         400: lm15.InvalidRequestError,
         401: lm15.AuthError,
         402: lm15.BillingError,
@@ -239,4 +241,5 @@ def provider_error(said: Mapping[str, Any]) -> Exception:
         429: lm15.RateLimitError,
     }
     kind = kinds.get(status, lm15.ServerError if status >= 500 else lm15.ProviderError)
-    return kind(message, provider="scripted", status=status, retry_after=said.get("retry_after"))
+    error: Exception = kind(message, provider="scripted", status=status, retry_after=said.get("retry_after"))
+    return error

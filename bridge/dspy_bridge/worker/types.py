@@ -135,14 +135,14 @@ def _from_subscript(node: ast.Subscript, path: str, named: Mapping[str, Any]) ->
         return dspy.Code[str(_constant(items[0], path))]
     lowered = name.lower()
     if lowered == "tuple" and len(items) == 2 and isinstance(items[1], ast.Constant) and items[1].value is ...:
-        return tuple[_from_node(items[0], path, named), ...]
+        return tuple.__class_getitem__((_from_node(items[0], path, named), ...))
     arguments = tuple(_from_node(item, path, named) for item in items)
     if lowered == "optional" and len(arguments) == 1:
         return Optional[arguments[0]]  # noqa: UP045 - made at run time
     if lowered == "union":
         return Union[arguments]  # noqa: UP007
     if lowered == "tuple":
-        return tuple[arguments]
+        return tuple.__class_getitem__(arguments)
     generic = _GENERICS.get(lowered)
     wanted = 2 if generic is dict else 1
     if generic is None or len(arguments) != wanted:
@@ -276,7 +276,7 @@ class _Schema:
             items = [
                 self._type(one, f"{path}.prefixItems[{i}]", depth + 1) for i, one in enumerate(schema["prefixItems"])
             ]
-            return tuple[tuple(items)]  # type: ignore[misc]
+            return tuple.__class_getitem__(tuple(items))
         return list[self._type(schema.get("items", True), f"{path}.items", depth + 1)]  # type: ignore[misc]
 
     def _object(self, schema: Mapping[str, Any], path: str, depth: int) -> Any:

@@ -93,6 +93,7 @@ def _convert_other(value: Any, path: str, depth: int) -> Any:
     if isinstance(value, (set, frozenset)):
         return _convert(_ordered(value), path, depth + 1)
     # Subclasses of the plain types lose only their class.
+    plain: Any
     for plain in (str, int, float, list, tuple):
         if isinstance(value, plain):
             return _convert(plain(value), path, depth + 1)

@@ -11,7 +11,6 @@ import importlib
 import os
 import sys
 from collections.abc import MutableMapping
-from typing import Any
 
 # Before anything imports DSPy or litellm: without it both look up prices over the network.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -46,11 +45,13 @@ def _exercise() -> None:
     from dspy_bridge.protocol.commands import CreateProgramArgs
     from dspy_bridge.worker.programs import PROGRAM_TYPES, build_module
     from dspy_bridge.worker.scripted import OBSERVER, ScriptedLM
+    from dspy_bridge.worker.settings import use_cache
 
     spec = {
         "inputs": [{"name": "question", "type": "str"}],
         "outputs": [{"name": "answer", "type": "str"}, {"name": "score", "type": "float"}],
     }
+    use_cache(True)
     for kind in PROGRAM_TYPES:
         for adapter in (dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()):
             bound, module = build_module(CreateProgramArgs.model_validate({"signature": spec, "program_type": kind}))
@@ -62,6 +63,7 @@ def _exercise() -> None:
 def _forget_exercise() -> None:
     settings_module = sys.modules["dspy.dsp.utils.settings"]
     settings_module.main_thread_config["trace"].clear()
+    vars(sys.modules["dspy"]).pop("cache", None)
     sys.modules["dspy.clients.base_lm"].GLOBAL_HISTORY.clear()
 
 

@@ -1,0 +1,158 @@
+"""``bridge-cli send``: one command from a shell, to a daemon that is there or is started for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import orjson
+import platformdirs
+
+from dspy_bridge.client import Client, CommandFailed, TransportError
+
+COMMAND_ERROR: Final = 1
+"""The daemon answered with an error. A usage error is click's 2."""
+TRANSPORT_ERROR: Final = 3
+
+_START_BOUND_S: Final = 30.0
+_IDLE_EXIT_S: Final = 600
+
+
+def default_socket() -> str:
+    """Where the user's own daemon listens: ``$DSPY_BRIDGE_SOCKET`` or the platform's runtime folder."""
+    named = os.environ.get("DSPY_BRIDGE_SOCKET")
+    if named:
+        return named
+    folder = Path(platformdirs.user_runtime_dir("dspy-bridge", ensure_exists=False))
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:  # no runtime folder on this system
+        folder = Path(platformdirs.user_cache_dir("dspy-bridge"))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return str(folder / "bridge.sock")
+
+
+def _parse_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """``k=v``; a value that is JSON is taken as such, ``a.b=v`` goes into the object ``a``."""
+    args: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not name:
+            raise click.UsageError(f"--arg wants name=value, not {pair!r}")
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            value = text
+        *outer, last = name.split(".")
+        inside = args
+        for part in outer:
+            inside = inside.setdefault(part, {})
+            if not isinstance(inside, dict):
+                raise click.UsageError(f"--arg {pair!r}: {part!r} already has a value that is no object")
+        inside[last] = value
+    return args
+
+
+def _parse_args(text: str | None, pairs: tuple[str, ...]) -> dict[str, Any]:
+    if text is None:
+        return _parse_pairs(pairs)
+    try:
+        args = orjson.loads(sys.stdin.buffer.read() if text == "-" else text)
+    except orjson.JSONDecodeError as exc:
+        raise click.UsageError(f"--args is not JSON: {exc}") from None
+    if not isinstance(args, dict):
+        raise click.UsageError("--args must be a JSON object")
+    return {**args, **_parse_pairs(pairs)}
+
+
+def _start_daemon(path: str) -> None:
+    """A daemon in the background, of this user, that leaves after ten idle minutes."""
+    log = Path(path).with_suffix(".log")
+    with log.open("ab") as log_file:
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", "dspy_bridge.cli", "serve", "--socket", path, "--idle-exit-s", str(_IDLE_EXIT_S)],
+            stdin=subprocess.DEVNULL,
+            stdout=log_file,
+            stderr=log_file,
+            start_new_session=True,
+            cwd="/",
+        )
+    deadline = time.monotonic() + _START_BOUND_S
+    while time.monotonic() < deadline:
+        if _listens(path):
+            return
+        code = daemon.poll()
+        if code is not None and code != 4:  # 4: another one was started at the same moment and won
+            raise TransportError(f"the daemon ended with code {code} as it started; see {log}")
+        time.sleep(0.02)
+    raise TransportError(f"the daemon did not listen at {path} within {_START_BOUND_S:.0f} s; see {log}")
+
+
+def _listens(path: str) -> bool:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def _show_event(frame: dict[str, Any]) -> None:
+    click.echo(orjson.dumps(frame), err=True)
+
+
+def _open(path: str, private: bool, start: bool) -> Client:
+    if private:
+        return Client.spawn(on_event=_show_event)
+    if not _listens(path):
+        if not start:
+            raise TransportError(f"no daemon listens at {path}")
+        _start_daemon(path)
+    return Client.connect(path, on_event=_show_event)
+
+
+@click.command("send")
+@click.argument("name", metavar="COMMAND")
+@click.option("--session", "-s", help="The session it is for (default: the session 'default').")
+@click.option("--args", "text", metavar="JSON", help="The arguments as one JSON object; - reads it from stdin.")
+@click.option("--arg", "-a", "pairs", metavar="K=V", multiple=True, help="One argument; V may be JSON; a.b=V nests.")
+@click.option(
+    "--socket", "path", type=click.Path(), help="Where the daemon listens (default: your own daemon's socket)."
+)
+@click.option("--private", is_flag=True, help="Use a daemon of its own, which ends with the command.")
+@click.option("--no-start", is_flag=True, help="Fail instead of starting a daemon where none listens.")
+@click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds to wait for the reply.")
+def command(
+    name: str,
+    session: str | None,
+    text: str | None,
+    pairs: tuple[str, ...],
+    path: str | None,
+    private: bool,
+    no_start: bool,
+    timeout: float,
+) -> None:
+    """Send one command and print its result as JSON.
+
+    Talks to your own daemon; where none listens yet, one is started in the background and leaves
+    after ten idle minutes. Events go to stderr. Exit codes: 0 done, 1 the daemon answered with an
+    error, 2 wrong usage, 3 no daemon could be talked to.
+    """
+    args = _parse_args(text, pairs)
+    try:
+        with _open(path or default_socket(), private, not no_start) as client:
+            result = client.call(name, args, session=session, timeout=timeout)
+    except CommandFailed as failed:
+        click.echo(orjson.dumps(failed.error, option=orjson.OPT_INDENT_2), err=True)
+        sys.exit(COMMAND_ERROR)
+    except TransportError as exc:
+        click.echo(f"bridge-cli: {exc}", err=True)
+        sys.exit(TRANSPORT_ERROR)
+    click.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2))
