@@ -148,11 +148,13 @@ class Pool:
             self._check_empty()
             return
         if self._wanted:
-            first = self._wanted[0]
-            first.failures += 1
-            if first.failures >= _ATTEMPTS and first.acquired is not None:
-                self._wanted.popleft()
-                first.acquired(WorkerStartFailed(f"{_ATTEMPTS} attempts to start an interpreter failed: {reason}"))
+            # Failures that come together (a dying template's) are shared among those who wait.
+            unlucky = min(self._wanted, key=lambda wanted: wanted.failures)
+            unlucky.failures += 1
+            if unlucky.failures >= _ATTEMPTS and unlucky.acquired is not None:
+                self._wanted.remove(unlucky)
+                message = f"{_ATTEMPTS} attempts to start an interpreter failed: {reason}"
+                unlucky.acquired(WorkerStartFailed(message))
             elif len(self._starting) < len(self._wanted):
                 self._launch()
         else:

@@ -17,14 +17,22 @@ import contextlib
 import heapq
 import itertools
 import logging
+import math
 import os
+import select
 import selectors
 import signal
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+from session_supervisor.os_facts import IS_LINUX
 
 logger = logging.getLogger(__name__)
+
+READ: Final = selectors.EVENT_READ
+WRITE: Final = selectors.EVENT_WRITE
+_MAX_EVENTS: Final = 256
 
 Callback = Callable[[], object]
 """What it returns is ignored."""
@@ -63,14 +71,72 @@ class _Watch:
 
     @property
     def mask(self) -> int:
-        return (selectors.EVENT_READ if self.readable else 0) | (selectors.EVENT_WRITE if self.writable else 0)
+        return (READ if self.readable else 0) | (WRITE if self.writable else 0)
+
+
+class _EpollPoller:
+    """Linux: the kernel's own answer, with little built per event."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._watches: dict[int, _Watch] = {}
+
+    def add(self, fd: int, watch: _Watch) -> None:
+        self._epoll.register(fd, self._events(watch))
+        self._watches[fd] = watch
+
+    def modify(self, fd: int, watch: _Watch) -> None:
+        self._epoll.modify(fd, self._events(watch))
+
+    def remove(self, fd: int) -> None:
+        del self._watches[fd]
+        self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        self._epoll.close()
+
+    @staticmethod
+    def _events(watch: _Watch) -> int:
+        return (select.EPOLLIN if watch.mask & READ else 0) | (select.EPOLLOUT if watch.mask & WRITE else 0)
+
+    def wait(self, timeout: float | None) -> list[tuple[_Watch, int]]:
+        """What is ready. An error or hang-up counts as both, so that whoever waits finds out."""
+        # The kernel counts in milliseconds: round away from zero, or the loop would spin before a timer.
+        found = self._epoll.poll(-1 if timeout is None else math.ceil(timeout * 1000) / 1000, _MAX_EVENTS)
+        watches = self._watches
+        return [
+            (watches[fd], (READ if mask & ~select.EPOLLOUT else 0) | (WRITE if mask & ~select.EPOLLIN else 0))
+            for fd, mask in found
+        ]
+
+
+class _SelectorPoller:
+    """Everywhere else: the standard library's choice."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+
+    def add(self, fd: int, watch: _Watch) -> None:
+        self._selector.register(fd, watch.mask, watch)
+
+    def modify(self, fd: int, watch: _Watch) -> None:
+        self._selector.modify(fd, watch.mask, watch)
+
+    def remove(self, fd: int) -> None:
+        self._selector.unregister(fd)
+
+    def close(self) -> None:
+        self._selector.close()
+
+    def wait(self, timeout: float | None) -> list[tuple[_Watch, int]]:
+        return [(key.data, mask) for key, mask in self._selector.select(timeout)]
 
 
 class Reactor:
     """See the module. Not thread-safe except :meth:`call_from_thread`."""
 
     def __init__(self, on_error: Callable[[Exception], None] | None = None) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._poller: _EpollPoller | _SelectorPoller = _EpollPoller() if IS_LINUX else _SelectorPoller()
         self._watches: dict[int, _Watch] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
@@ -109,15 +175,15 @@ class Reactor:
     def _update(self, fd: int, watch: _Watch) -> None:
         known = fd in self._watches
         if watch.mask and known:
-            self._selector.modify(fd, watch.mask, watch)
+            self._poller.modify(fd, watch)
         elif watch.mask:
-            self._selector.register(fd, watch.mask, watch)
+            self._poller.add(fd, watch)
             self._watches[fd] = watch
         elif known:
             del self._watches[fd]
             # A descriptor closed by accident is no longer in the kernel's set; forgetting it is right.
             with contextlib.suppress(KeyError, ValueError, OSError):
-                self._selector.unregister(fd)
+                self._poller.remove(fd)
 
     # -- time ----------------------------------------------------------------------------------
 
@@ -185,11 +251,10 @@ class Reactor:
             if timers:
                 until = max(0.0, timers[0][0] - time.monotonic())
                 timeout = until if timeout is None else min(timeout, until)
-        for key, mask in self._selector.select(timeout):
-            watch: _Watch = key.data
-            if mask & selectors.EVENT_READ and watch.readable is not None:
+        for watch, mask in self._poller.wait(timeout):
+            if mask & READ and watch.readable is not None:
                 self._guard(watch.readable)
-            if mask & selectors.EVENT_WRITE and watch.writable is not None:
+            if mask & WRITE and watch.writable is not None:
                 self._guard(watch.writable)
         if self._timers:
             self._fire_due()
@@ -218,6 +283,6 @@ class Reactor:
             for signum, handler in self._previous_handlers.items():
                 signal.signal(signum, handler)
             self._signals.clear()
-        self._selector.close()
+        self._poller.close()
         os.close(self._wake_r)
         os.close(self._wake_w)

@@ -96,6 +96,7 @@ class Supervisor:
         self._drain_timer: Timer | None = None
         self._on_drained: Callable[[], None] | None = None
         self._ended = False
+        self._drained = False
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -119,6 +120,8 @@ class Supervisor:
     def drain(self, done: Callable[[], None]) -> None:
         """Take no new request, let what is queued or runs finish within the bound, end all, then ``done``."""
         self._on_drained = done
+        if self._drained:
+            self.reactor.call_soon(done)
         if not self._draining:
             self._draining = True
             self._drain_timer = self.reactor.call_later(self.options.drain_timeout, self._end_sessions)
@@ -156,6 +159,7 @@ class Supervisor:
             if self._reaper.watching and time.monotonic() < deadline:
                 self.reactor.call_later(0.005, check)
             elif self._on_drained is not None:
+                self._drained = True
                 self._on_drained()
 
         check()

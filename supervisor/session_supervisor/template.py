@@ -18,6 +18,7 @@ out. End of the socket means: the supervisor is gone.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import enum
 import gc
 import os
@@ -101,6 +102,10 @@ class Template:
 
     def run(self) -> None:
         """Fork on request until the supervisor closes the socket."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the supervisor has gone
+            self._serve_requests()
+
+    def _serve_requests(self) -> None:
         self._control.send(pack_message(Message.READY))
         while True:
             packet, descriptors, _flags, _address = socket.recv_fds(self._control, MAX_PACKET, 2)

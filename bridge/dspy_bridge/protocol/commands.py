@@ -235,6 +235,17 @@ class ResetResult(Result):
     cleared_programs: int
 
 
+class ProbeArgs(Args):
+    canary: str | None = Field(
+        None, pattern="^[0-9a-f]{8,64}$", description="Plant this everywhere; absent: only read."
+    )
+    skip: list[str] = Field(default_factory=list, description="Modules whose probes are left out, such as litellm.")
+
+
+class ProbeResult(Result):
+    reads: dict[str, str] = Field(description="What each piece of global state reads, by its name.")
+
+
 class CleanupResult(Result):
     status: Literal["cleaned"]
     collected: int
@@ -277,6 +288,13 @@ _ROWS: Final = (
     Command("delete_program", "session", ProgramArgs, DeletedProgram, "Remove a program; it must exist.", True),
     Command("clear_program", "session", ProgramArgs, ClearedProgram, "Remove a program if it exists.", True),
     Command("reset_state", "session", NoArgs, ResetResult, "The session as new, settings included.", True),
+    Command(
+        "probe_isolation",
+        "session",
+        ProbeArgs,
+        ProbeResult,
+        "For verify-isolation: plant a canary in everything global, or read it. Spoils the session.",
+    ),
     Command("cleanup", "session", NoArgs, CleanupResult, "Collect garbage and report memory."),
 )
 

@@ -23,6 +23,7 @@ from dspy_bridge.protocol import commands, snapshot_parts
 from dspy_bridge.protocol.commands import validate
 from dspy_bridge.protocol.envelope import Call, timestamp
 from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.worker import isolation
 from dspy_bridge.worker.models import build_lm, redacted, split_secrets
 from dspy_bridge.worker.programs import Program, build_module
 from dspy_bridge.worker.scripted import OBSERVER, ScriptedLM
@@ -55,6 +56,7 @@ class SessionRuntime:
             "clear_program": self._clear_program,
             "reset_state": self._reset_state,
             "cleanup": self._cleanup,
+            "probe_isolation": self._probe_isolation,
         }
         self._be_as_born()
 
@@ -283,6 +285,10 @@ class SessionRuntime:
         self._settings.reset_dspy()
         self._be_as_born()
         return {"status": "reset", "cleared_programs": cleared}
+
+    def _probe_isolation(self, args: commands.ProbeArgs) -> dict[str, Any]:
+        reads = isolation.read(skip=args.skip) if args.canary is None else isolation.plant(args.canary, skip=args.skip)
+        return {"reads": reads}
 
     def _cleanup(self, args: commands.NoArgs) -> dict[str, Any]:
         collected = gc.collect()

@@ -194,15 +194,17 @@ class ForkLauncher(Launcher):
             template.close()
 
     def _ended(self, template: _TemplateProcess, status: int) -> None:
-        for launched in template.outstanding.values():
+        was_current = template is self._current
+        if was_current:
+            self._current = None
+        failed, template.outstanding = template.outstanding, {}
+        for launched in failed.values():
             self._reaper.expect(-1)
             launched(WorkerStartFailed("the template died while it forked"))
-        template.outstanding.clear()
         if self._stopped:
             return
-        if template is self._current:
+        if was_current:
             logger.warning("the template (pid %d) died with status %d; starting another", template.pid, status)
-            self._current = None
             self._begin_template()
         elif template is self._coming:
             self._coming = None
@@ -225,18 +227,16 @@ class ForkLauncher(Launcher):
     def _serve_waiting(self) -> None:
         template = self._current
         while template is not None and self._waiting and len(template.outstanding) < _MAX_OUTSTANDING:
-            channel, log, launched = self._waiting.popleft()
+            channel, log, launched = self._waiting[0]
             self._numbers += 1
-            with channel:
-                try:
-                    packet = pack_message(Message.FORK, self._numbers)
-                    socket.send_fds(template.control, [packet], [channel.fileno(), log])
-                except OSError as exc:
-                    # Dying: the reaper will say so and the next template serves what still waits.
-                    launched(WorkerStartFailed(f"the template does not take requests: {exc}"))
-                    return
-                finally:
-                    os.close(log)
+            packet = pack_message(Message.FORK, self._numbers)
+            try:
+                socket.send_fds(template.control, [packet], [channel.fileno(), log])
+            except OSError:
+                return  # it is dying: the reaper will say so, and the next one serves what still waits
+            self._waiting.popleft()
+            channel.close()
+            os.close(log)
             template.outstanding[self._numbers] = launched
             self._reaper.expect(1)
             template.forks += 1

@@ -1,0 +1,85 @@
+"""What only a template can do, or suffer."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from session_supervisor.failures import WorkerStartFailed
+from session_supervisor.options import SupervisorOptions
+from tests.support.harness import Harness, application, fork
+
+
+@pytest.fixture
+def h() -> Iterator[Harness]:
+    harness = Harness(options=SupervisorOptions(spares=1)).start()
+    yield harness
+    harness.close()
+
+
+def template_pid(h: Harness) -> int:
+    pid = h.supervisor.launcher.describe()["template_pid"]
+    assert isinstance(pid, int)
+    return pid
+
+
+def test_kill_9_of_the_template_leaves_live_sessions_alone_and_new_ones_start(h: Harness) -> None:
+    session = h.open("a")
+    worker = h.ask(session, "pid")
+    before = template_pid(h)
+    os.kill(before, signal.SIGKILL)
+    h.until(lambda: h.supervisor.launcher.describe()["template_pid"] not in (None, before))
+    assert h.ask(session, "pid") == worker
+    sinks = [h.send(h.open(f"new{n}"), "echo x")[1] for n in range(5)]
+    h.until(lambda: all(sink.terminal for sink in sinks))
+    assert {sink.answer for sink in sinks} == {"x"}
+
+
+def test_sessions_asked_for_while_the_template_is_dead_wait_for_the_next_one(h: Harness) -> None:
+    os.kill(template_pid(h), signal.SIGKILL)
+    sinks = [h.send(h.open(f"s{n}"), "echo x")[1] for n in range(5)]
+    h.until(lambda: all(sink.terminal for sink in sinks))
+    assert {sink.answer for sink in sinks} == {"x"}
+
+
+def test_a_template_that_has_forked_often_is_relieved() -> None:
+    h = Harness(options=SupervisorOptions(spares=0), max_forks=3).start()
+    first = template_pid(h)
+    for n in range(4):
+        h.ask(h.open(f"s{n}"), "pid")
+    h.until(lambda: template_pid(h) != first)
+    assert h.ask(h.open("after"), "echo x") == "x"
+    h.close()
+
+
+def test_a_broken_preload_is_reported_once_with_its_traceback() -> None:
+    h = Harness(fork, app=application(preload="broken_preload")).start()
+    assert h.failed is not None
+    assert "surely_missing" in h.failed
+    h.close()
+
+
+@pytest.mark.parametrize(
+    ("preload", "culprit"),
+    [("threaded_preload", "left-behind"), ("connected_preload", "socket")],
+)
+def test_a_template_left_unfit_by_its_preload_refuses_and_names_the_culprit(preload: str, culprit: str) -> None:
+    h = Harness(fork, app=application(preload=preload)).start()
+    assert h.failed is not None
+    assert culprit in h.failed
+    h.close()
+
+
+def test_a_template_that_becomes_unfit_refuses_to_fork_and_names_the_culprit() -> None:
+    h = Harness(fork, SupervisorOptions(spares=0), application(verify="verify_once")).start()
+    failure = h.ask(h.open("a"), "echo x", bound=30)
+    assert isinstance(failure, WorkerStartFailed)
+    assert "a model has been used" in str(failure)
+    h.close()
+
+
+def test_an_interpreter_forked_from_the_template_runs_one_thread(h: Harness) -> None:
+    assert h.ask(h.open(), "threads") == "1"
