@@ -73,6 +73,9 @@ class WorkerOwner(Protocol):
     def worker_free(self, worker: WorkerHandle) -> None:
         """The reply has gone out; the worker can take another request."""
 
+    def worker_returned(self, worker: WorkerHandle, request: Request) -> None:
+        """It died before it had read ``request``, which therefore never started."""
+
     def worker_printed(self, worker: WorkerHandle, data: bytes) -> None:
         """It wrote ``data`` to its standard descriptors outside any request."""
 
@@ -101,6 +104,7 @@ class WorkerHandle:
         self._reaper = reaper
         self._grace = grace
         self._reader = FrameReader()
+        self._left_unread = False
         self._parts: dict[int, Parts] = {}
         self._backlog: collections.deque[memoryview] = collections.deque()
         self._ladder: Timer | None = None
@@ -188,6 +192,10 @@ class WorkerHandle:
             data = self._sock.recv(_CHUNK)
         except BlockingIOError:
             return False
+        except ConnectionResetError:
+            # How the kernel says that the other end closed with something of ours still unread.
+            self._left_unread = True
+            data = b""
         except OSError:
             data = b""
         try:
@@ -361,7 +369,11 @@ class WorkerHandle:
         self.lifecycle.to(DEAD)
         orphans, self.in_flight = self.in_flight, {}
         for request in orphans.values():
-            request.finish_failed(WorkerCrashed(certificate))
+            # What was sent last is what was not read, so with one in flight there is no doubt which.
+            if self._left_unread and len(orphans) == 1 and request.stopping is None:
+                self.owner.worker_returned(self, request)
+            else:
+                request.finish_failed(WorkerCrashed(certificate))
         self.owner.worker_dead(self, certificate)
 
     def _close(self) -> None:

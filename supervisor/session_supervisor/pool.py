@@ -210,5 +210,8 @@ class Pool:
     def worker_finished(self, worker: WorkerHandle, request: Request, parts: Parts) -> None:
         worker.kill()
 
+    def worker_returned(self, worker: WorkerHandle, request: Request) -> None:
+        worker.kill()
+
     def worker_free(self, worker: WorkerHandle) -> None:
         worker.kill()

@@ -399,6 +399,13 @@ class Session:
         if not self._queue and not self.in_flight:
             self._surroundings.session_rested(self)
 
+    def worker_returned(self, worker: WorkerHandle, request: Request) -> None:
+        """Serve it again, first: it has had no effect yet."""
+        if request is self._mutation:
+            self._mutation = None
+        self._queue.appendleft(request)
+        self._surroundings.waiting += 1
+
     def worker_printed(self, worker: WorkerHandle, data: bytes) -> None:
         self._surroundings.session_printed(self, data)
 

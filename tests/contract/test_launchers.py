@@ -139,6 +139,18 @@ def test_kill_9_of_an_idle_worker_goes_unnoticed_by_the_next_request(h: Harness)
     assert h.ask(session, "incr") == "2"
 
 
+def test_a_request_its_worker_never_read_is_served_by_the_next_interpreter(h: Harness) -> None:
+    session = h.open()
+    h.ask(session, "incr")
+    pid = int(h.ask(session, "pid"))
+    os.kill(pid, signal.SIGSTOP)
+    h.until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    _, sink = h.send(session, "incr")
+    os.kill(pid, signal.SIGKILL)
+    h.until(lambda: sink.terminal)
+    assert sink.answer == "2"
+
+
 def test_a_timed_out_request_stops_and_its_session_goes_on(h: Harness) -> None:
     session = h.open()
     h.ask(session, "incr")

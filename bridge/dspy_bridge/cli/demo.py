@@ -13,6 +13,8 @@ import orjson
 from dspy_bridge.client import Client, CommandFailed
 
 _QUESTION = "What is the capital of France?"
+_UNDER_WAY_S = 0.2
+"""After so long a request that was handed to an interpreter is surely running."""
 _SESSIONS = {"alice": "Paris.", "bob": "I only know Berlin."}
 
 
@@ -29,8 +31,11 @@ def run() -> dict[str, Any]:
             starts[session] = round((time.perf_counter() - began) * 1000, 1)
         answers = {session: _ask(client, session) for session in _SESSIONS}
 
-        os.kill(pids["alice"], signal.SIGSTOP)  # so that her next request is under way when she dies
-        doomed = client.start("execute_program", {"program_id": "qa", "inputs": {"question": "?"}}, session="alice")
+        slow = {"program_id": "qa", "inputs": {"question": "?"}, "lm": {"model": "scripted", "delay_ms": 5_000}}
+        doomed = client.start("execute_program", slow, session="alice")
+        while client.call("session_info", session="alice")["workers"][0]["state"] != "busy":
+            time.sleep(0.01)
+        time.sleep(_UNDER_WAY_S)
         os.kill(pids["alice"], signal.SIGKILL)
         try:
             client.finish(doomed)
