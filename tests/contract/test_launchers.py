@@ -78,7 +78,7 @@ def test_events_come_before_the_reply_in_order(h: Harness) -> None:
 def test_a_full_sink_holds_events_back_until_it_has_room(h: Harness) -> None:
     session = h.open()
     h.ask(session, "pid")
-    _, sink = h.send(session, "events 200000")
+    _, sink = h.send(session, "events 20000")
     sink.full = True
     h.until(lambda: sink.waiting)
     seen = len(sink.heard)
@@ -90,7 +90,7 @@ def test_a_full_sink_holds_events_back_until_it_has_room(h: Harness) -> None:
             callback()
         sink.waiting.clear()
         h.reactor.run_once(0.05)
-    assert len([1 for kind, _ in sink.heard if kind == "event"]) == 200_000
+    assert len([1 for kind, _ in sink.heard if kind == "event"]) == 20_000
 
 
 def test_what_a_request_prints_reaches_its_sink_before_its_reply(h: Harness) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fixtures.openai_endpoint import Delay, Drop, Error, Fields, Garbage, OpenAIEndpoint, Text
 
 from dspy_bridge.client import Client, CommandFailed
-from fixtures.openai_endpoint import Delay, Drop, Error, Fields, Garbage, OpenAIEndpoint, Text
 
 SECRET = "sk-very-secret-0123456789"
 

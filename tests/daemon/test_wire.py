@@ -164,11 +164,28 @@ def test_a_late_answer_to_a_host_call_is_dropped_silently(host: Host) -> None:
 
 
 # configure_lm is not among them: it passes every further argument on to dspy.LM.
-COMMANDS = (
-    "hello ping list_commands start_session end_session cleanup_session list_sessions session_info recycle_session"
-    " cancel get_stats configure create_program execute_program list_programs get_program_info"
-    " delete_program clear_program reset_state cleanup"
-).split()
+COMMANDS = [
+    "hello",
+    "ping",
+    "list_commands",
+    "start_session",
+    "end_session",
+    "cleanup_session",
+    "list_sessions",
+    "session_info",
+    "recycle_session",
+    "cancel",
+    "get_stats",
+    "configure",
+    "create_program",
+    "execute_program",
+    "list_programs",
+    "get_program_info",
+    "delete_program",
+    "clear_program",
+    "reset_state",
+    "cleanup",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -12,7 +12,7 @@ import time
 
 from session_supervisor.channel import Channel
 from session_supervisor.frames import Kind, pack
-from session_supervisor.hygiene import InterruptGate, Interrupted
+from session_supervisor.hygiene import Interrupted, InterruptGate
 from session_supervisor.snapshot import decode_parts, encode_parts
 
 

@@ -10,6 +10,7 @@ import sys
 
 from dspy_bridge.daemon.connection import Connection
 from dspy_bridge.daemon.control import Control
+from dspy_bridge.daemon.descriptors import pollable_input
 from dspy_bridge.daemon.listener import Listener
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.router import Router
@@ -80,7 +81,7 @@ class Daemon:
 
     def serve_descriptors(self, read_fd: int, write_fd: int) -> None:
         """Serve one host on two descriptors; the daemon ends with its input."""
-        self._primary = self._connect(read_fd, write_fd)
+        self._primary = self._connect(pollable_input(read_fd), write_fd)
 
     def serve_socket(self, path: str) -> None:
         """Serve any number of clients on a Unix socket. Raises :class:`SocketInUse`, ``OSError``."""

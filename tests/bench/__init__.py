@@ -1,0 +1,1 @@
+"""Measures the bridge against its peers: ``make bench``. Ratios within one run are what counts."""
