@@ -57,6 +57,11 @@ def pack(kind: Kind, number: int = 0, body: bytes = b"") -> bytes:
     return _HEADER.pack(kind, number, len(body)) + body
 
 
+def pack_header(kind: Kind, number: int, length: int) -> bytes:
+    """The header alone, for a body that follows by itself."""
+    return _HEADER.pack(kind, number, length)
+
+
 class FrameReader:
     """Turns a byte stream into frames; keeps what is incomplete for the next ``feed``."""
 

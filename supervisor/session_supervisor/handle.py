@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from session_supervisor.failures import DeathCertificate, Failure, WorkerCrashed
-from session_supervisor.frames import CorruptStream, FrameReader, Kind, pack
+from session_supervisor.frames import CorruptStream, FrameReader, Kind, pack, pack_header
 from session_supervisor.hygiene import DUMP_SIGNAL, INTERRUPT_SIGNAL
 from session_supervisor.reactor import Reactor, Timer
 from session_supervisor.reaper import Reaper, kill_group
@@ -145,6 +145,12 @@ class WorkerHandle:
 
     def send(self, kind: Kind, number: int = 0, body: bytes = b"") -> None:
         """Send one frame; what the pipe does not take now follows as it empties."""
+        if len(body) > _CHUNK:
+            # Megabytes are not copied behind a header; they follow it through the backlog.
+            self._backlog.append(memoryview(pack_header(kind, number, len(body))))
+            self._backlog.append(memoryview(body))
+            self._reactor.on_writable(self._sock.fileno(), self._flush)
+            return
         data = pack(kind, number, body)
         if not self._backlog:
             try:

@@ -92,13 +92,12 @@ class Pool:
         if self._stopped:
             acquired(WorkerStartFailed("the supervisor is stopping"))
         elif self._spares:
-            worker = self._spares.pop()
-            self._schedule_refill(_REFILL_DELAY_S)
-            acquired(worker)
+            acquired(self._spares.pop())
         else:
             self._wanted.append(wanted)
             if len(self._starting) < len(self._wanted):
                 self._launch()
+        self._schedule_refill(_REFILL_DELAY_S)
 
         def cancel() -> None:
             wanted.acquired = None
@@ -123,7 +122,7 @@ class Pool:
     # -- starting ------------------------------------------------------------------------------
 
     def _schedule_refill(self, delay: float) -> None:
-        if self._refill is None:
+        if self._refill is None and not self._stopped:
             self._refill = self._reactor.call_later(delay, self.fill)
 
     def _launch(self) -> None:

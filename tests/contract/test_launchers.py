@@ -329,3 +329,11 @@ def test_a_hundred_sessions_at_once_are_all_served(make: Make) -> None:
     sinks = [h.send(h.open(f"s{n}"), f"echo {n}")[1] for n in range(sessions)]
     h.until(lambda: all(sink.terminal for sink in sinks), bound=30)
     assert [sink.answer for sink in sinks] == [str(n) for n in range(sessions)]
+
+
+def test_the_pool_is_full_again_after_more_were_wanted_than_waited(make: Make) -> None:
+    h = make(spares=2)
+    h.until(lambda: h.supervisor.pool.spare_count == 2)
+    sinks = [h.send(h.open(f"s{n}"), "echo x")[1] for n in range(5)]
+    h.until(lambda: all(sink.terminal for sink in sinks))
+    h.until(lambda: h.supervisor.pool.spare_count == 2)

@@ -21,6 +21,7 @@ from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.worker.exceptions import to_bridge_error
 from dspy_bridge.worker.session import SessionRuntime
 from dspy_bridge.worker.settings import use_cache
+from dspy_bridge.worker.warm import rehearse
 from session_supervisor.channel import Channel
 from session_supervisor.frames import Kind, pack
 from session_supervisor.hygiene import Interrupted, InterruptGate
@@ -30,6 +31,7 @@ from session_supervisor.snapshot import decode_parts, encode_parts
 
 def serve(channel: Channel, gate: InterruptGate) -> None:
     """Serve one worker's channel until it is told to stop."""
+    rehearse()
     use_cache(True)
     channel.send(Kind.READY)
     runtime: SessionRuntime | None = None

@@ -7,15 +7,25 @@ takes back the traces DSPy keeps of it, so that :func:`verify` finds nothing.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
 from collections.abc import MutableMapping
+from typing import Any, Final
+
+import orjson
 
 # Before anything imports DSPy or litellm: without it both look up prices over the network.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
-PRELOAD_VARIABLE = "DSPY_BRIDGE_PRELOAD"
+PRELOAD_VARIABLE: Final = "DSPY_BRIDGE_PRELOAD"
+
+_REHEARSAL: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
+    ("configure_lm", {"model": "scripted"}),
+    ("create_program", {"id": "p", "signature": "question -> answer"}),
+    ("execute_program", {"program_id": "p", "inputs": {"question": "ready?"}}),
+)
 
 
 def preload() -> None:
@@ -61,10 +71,31 @@ def _exercise() -> None:
 
 
 def _forget_exercise() -> None:
+    """Take back every trace of it in DSPy's globals."""
     settings_module = sys.modules["dspy.dsp.utils.settings"]
-    settings_module.main_thread_config["trace"].clear()
+    settings_module.main_thread_config.clear()
+    settings_module.main_thread_config.update(copy.deepcopy(settings_module.DEFAULT_CONFIG))
+    settings_module.config_owner_thread_id = None
     vars(sys.modules["dspy"]).pop("cache", None)
     sys.modules["dspy.clients.base_lm"].GLOBAL_HISTORY.clear()
+
+
+def rehearse() -> None:
+    """In a newborn worker, before anybody waits for it: do once what a session's first requests do.
+
+    A forked process copies each page it first writes to; this has the copies of a program's whole way
+    made while the worker is still a spare. It leaves no trace (:func:`verify` finds none).
+    """
+    from dspy_bridge.protocol import envelope
+    from dspy_bridge.worker.session import SessionRuntime
+
+    runtime = SessionRuntime({"session_id": "rehearsal", "scratch": ""})
+    for command, args in _REHEARSAL:
+        body = orjson.dumps({"id": 0, "command": command, "args": args})
+        call = envelope.parse(body)
+        assert isinstance(call, envelope.Call)
+        envelope.success(call.id, call.rpc, runtime.serve(call))
+    _forget_exercise()
 
 
 def verify() -> list[str]:

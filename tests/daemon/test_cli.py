@@ -1,0 +1,201 @@
+"""The command line as a person or a script uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dspy_bridge.cli.send import _parse_pairs
+from dspy_bridge.client import Client, TransportError
+
+
+def cli(*arguments: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dspy_bridge.cli", *arguments],
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **env},
+    )
+
+
+@pytest.fixture
+def socket(folder: Path) -> Iterator[str]:
+    path = str(folder / "b.sock")
+    yield path
+    if Path(path).exists():
+        cli("send", "shutdown", "--socket", path, "--no-start")
+
+
+def test_send_starts_a_daemon_once_and_what_one_made_the_next_one_runs(socket: str) -> None:
+    created = cli(
+        "send", "create_program", "--arg", "id=qa", "--arg", "signature=question -> answer", "--socket", socket
+    )
+    assert created.returncode == 0, created.stderr
+    assert json.loads(created.stdout)["program_id"] == "qa"
+    cli("send", "configure_lm", "-a", "model=scripted", "--socket", socket)
+    ran = cli("send", "execute_program", "-a", "program_id=qa", "-a", "inputs.question=hi", "--socket", socket)
+    assert json.loads(ran.stdout)["outputs"]["answer"].startswith("scripted")
+
+
+def test_send_tells_its_failures_apart_by_exit_code(socket: str) -> None:
+    absent = cli("send", "ping", "--no-start", "--socket", socket)
+    assert (absent.returncode, absent.stdout) == (3, "")
+    assert "no daemon listens" in absent.stderr
+    failed = cli("send", "execute_program", "-a", "program_id=nope", "--socket", socket)
+    assert failed.returncode == 1
+    assert json.loads(failed.stderr)["code"] == "program_not_found"
+    assert cli("send", "ping", "--args", "not json", "--socket", socket).returncode == 2
+    assert cli("send", "ping", "--arg", "novalue", "--socket", socket).returncode == 2
+    assert cli("send").returncode == 2
+
+
+def test_a_private_daemon_ends_with_its_command() -> None:
+    assert json.loads(cli("send", "ping", "--private").stdout)["status"] == "ok"
+
+
+def test_send_finds_its_socket_through_the_environment(socket: str) -> None:
+    assert cli("send", "ping", DSPY_BRIDGE_SOCKET=socket).returncode == 0
+    assert Path(socket).stat().st_mode & 0o777 == 0o600
+
+
+def test_arguments_are_json_where_they_can_be_and_dots_nest() -> None:
+    assert _parse_pairs(("a=1", "b=text", "c.d=true", "c.e=[1]", "f=1 2", "g=a=b")) == {
+        "a": 1,
+        "b": "text",
+        "c": {"d": True, "e": [1]},
+        "f": "1 2",
+        "g": "a=b",
+    }
+
+
+def test_args_may_come_from_stdin(socket: str) -> None:
+    args = '{"id":"p","signature":"a -> b"}'
+    sent = cli("send", "create_program", "--args", "-", "--socket", socket, stdin=args)
+    assert json.loads(sent.stdout)["program_id"] == "p"
+
+
+def test_a_daemon_nobody_needs_leaves_by_itself(socket: str) -> None:
+    command = [sys.executable, "-m", "dspy_bridge.cli", "serve", "--socket", socket, "--idle-exit-s", "0.3"]
+    assert subprocess.run(command, timeout=20, check=False, stdin=subprocess.DEVNULL).returncode == 0
+    assert not Path(socket).exists()
+
+
+def test_two_daemons_never_share_a_path(socket: str) -> None:
+    cli("send", "ping", "--socket", socket)
+    second = cli("serve", "--socket", socket)
+    assert second.returncode == 4
+    assert "another daemon" in second.stderr
+    assert cli("send", "ping", "--socket", socket, "--no-start").returncode == 0
+
+
+def test_a_stale_socket_is_replaced(socket: str) -> None:
+    import socket as sockets
+
+    with sockets.socket(sockets.AF_UNIX) as dead:
+        dead.bind(socket)
+    assert cli("send", "ping", "--socket", socket).returncode == 0
+
+
+def test_clients_of_one_socket_share_sessions_but_not_ids(socket: str) -> None:
+    cli("send", "ping", "--socket", socket)
+    with Client.connect(socket) as one, Client.connect(socket) as two:
+        one.call("create_program", {"id": "shared", "signature": "a -> b"}, session="s")
+        assert two.call("list_programs", session="s")["total_count"] == 1  # both used id 1 by now
+
+
+def test_a_client_that_goes_takes_its_open_requests_with_it(socket: str) -> None:
+    cli("send", "ping", "--socket", socket)
+    with Client.connect(socket) as watcher:
+        with Client.connect(socket) as leaver:
+            leaver.call("configure_lm", {"model": "scripted", "delay_ms": 60_000}, session="s")
+            leaver.call("create_program", {"id": "p", "signature": "a -> b"}, session="s")
+            leaver.start("execute_program", {"program_id": "p", "inputs": {"a": "x"}}, session="s")
+            while watcher.call("session_info", session="s")["workers"][0]["state"] != "busy":
+                pass
+        assert watcher.call("list_programs", session="s", timeout=10)["total_count"] == 1
+
+
+def test_a_client_that_only_stops_sending_still_gets_its_answers(socket: str) -> None:
+    import socket as sockets
+
+    cli("send", "ping", "--socket", socket)
+    with sockets.socket(sockets.AF_UNIX) as raw:
+        raw.connect(socket)
+        raw.sendall(b'{"id":1,"command":"list_programs","session_id":"half"}\n')
+        raw.shutdown(sockets.SHUT_WR)
+        raw.settimeout(20)
+        received = b""
+        while data := raw.recv(65536):
+            received += data
+    assert b'"total_count":0' in received
+
+
+def test_connecting_to_nobody_says_so(folder: Path) -> None:
+    with pytest.raises(TransportError, match="no daemon listens"):
+        Client.connect(str(folder / "nobody.sock"))
+
+
+def test_demo_shows_isolation_and_survival() -> None:
+    shown = cli("demo", "--json")
+    report = json.loads(shown.stdout)
+    assert shown.returncode == 0
+    assert report["ok"] is True
+    assert report["crash"]["her_request"] == "worker_crashed"
+    assert "ok   own interpreters" in cli("demo").stdout
+
+
+def test_doctor_finds_this_machine_fit() -> None:
+    findings: list[dict[str, Any]] = json.loads(cli("doctor", "--json").stdout)
+    assert [one for one in findings if one["verdict"] == "problem"] == []
+    assert {one["check"] for one in findings} >= {"Python", "DSPy", "open files", "scratch folder"}
+
+
+def test_doctor_names_the_remedy_for_an_unwritable_scratch_folder() -> None:
+    from dspy_bridge.cli import doctor
+
+    finding = doctor.Finding("x", "problem", "y", "do z")
+    assert finding.remedy == "do z"
+    checked = cli("doctor", "--json", TMPDIR="/proc/nonexistent")
+    scratch = [one for one in json.loads(checked.stdout) if one["check"] == "scratch folder"][0]
+    assert scratch["verdict"] == "ok" or "TMPDIR" in scratch["remedy"]
+
+
+def test_schema_prints_every_command_and_error() -> None:
+    document = json.loads(cli("schema").stdout)
+    assert {one["name"] for one in document["commands"]} >= {"create_program", "shutdown"}
+    assert len(document["errors"]) == 27
+    assert json.loads(cli("schema", "ping").stdout)["served_by"] == "daemon"
+    assert cli("schema", "nope").returncode == 2
+
+
+def test_verify_isolation_finds_every_piece_of_global_state_isolated() -> None:
+    verified = cli("verify-isolation", "--json")
+    report = json.loads(verified.stdout)
+    assert verified.returncode == 0, report
+    names = {row["state"] for row in report["rows"]}
+    assert names >= {"dspy.settings", "dspy history", "os.environ", "random stream", "litellm.api_key"}
+
+
+def test_a_wrong_flag_is_explained() -> None:
+    refused = cli("serve", "--max-frame", "1")
+    assert refused.returncode == 2
+    assert "--max-frame" in refused.stderr
+
+
+def test_help_explains_every_flag_of_serve() -> None:
+    from dspy_bridge.daemon.options import DaemonOptions
+
+    shown = cli("serve", "--help").stdout
+    for name in DaemonOptions.model_fields:
+        assert f"--{name.replace('_', '-')}" in shown
