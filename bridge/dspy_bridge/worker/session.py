@@ -136,7 +136,7 @@ class SessionRuntime:
         self._put(snapshot_parts.LM, public)
         self._put(snapshot_parts.LM_SECRETS, secret or None)
         self._put(snapshot_parts.LM_CURSOR, None)
-        return {"status": "configured", "model": args.model, "config": redacted(public)}
+        return {"status": "configured", "model": args.model}
 
     def _configure(self, args: commands.SettingsArgs) -> dict[str, Any]:
         self._settings.update(args, args.model_dump(exclude={"session_id"}, exclude_unset=True))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal, Optional, Union
 
 import dspy
-from pydantic import Field, create_model
+from pydantic import Field, TypeAdapter, create_model
 
 from dspy_bridge.protocol.errors import BridgeError
 
@@ -217,7 +217,12 @@ class _Schema:
         self._following: list[str] = []
 
     def build(self) -> Any:
-        return self._type(self._root, self._path, 0)
+        built = self._type(self._root, self._path, 0)
+        try:
+            TypeAdapter(built)
+        except Exception as exc:  # noqa: BLE001 - pydantic has many ways to say that limits do not fit a type
+            raise bad(self._path, str(exc).partition("\n")[0]) from None
+        return built
 
     def _type(self, schema: Any, path: str, depth: int) -> Any:
         if schema is True or schema == {}:
