@@ -167,7 +167,7 @@ def test_doctor_names_the_remedy_for_an_unwritable_scratch_folder() -> None:
     finding = doctor.Finding("x", "problem", "y", "do z")
     assert finding.remedy == "do z"
     checked = cli("doctor", "--json", TMPDIR="/proc/nonexistent")
-    scratch = [one for one in json.loads(checked.stdout) if one["check"] == "scratch folder"][0]
+    scratch = next(one for one in json.loads(checked.stdout) if one["check"] == "scratch folder")
     assert scratch["verdict"] == "ok" or "TMPDIR" in scratch["remedy"]
 
 

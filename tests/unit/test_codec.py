@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,7 @@ cuts = st.lists(st.integers(0, 600), max_size=8)
 
 def pieces(stream: bytes, at: list[int]) -> list[bytes]:
     edges = [0, *sorted(min(cut, len(stream)) for cut in at), len(stream)]
-    return [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [stream[a:b] for a, b in itertools.pairwise(edges)]
 
 
 @given(bodies, cuts)

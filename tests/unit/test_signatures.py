@@ -7,7 +7,7 @@ import decimal
 import enum
 import math
 import sys
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal
 
 import dspy
 import pydantic
@@ -37,9 +37,9 @@ from dspy_bridge.worker.values import from_tagged, to_json
         ("dict[str, list[float]]", dict[str, list[float]]),
         ("tuple[int, str]", tuple[int, str]),
         ("tuple[int, ...]", tuple[int, ...]),
-        ("Optional[str]", Optional[str]),
-        ("str | None", Optional[str]),
-        ("Union[int, str]", Union[int, str]),
+        ("Optional[str]", str | None),
+        ("str | None", str | None),
+        ("Union[int, str]", int | str),
         ('Literal["a", "b", 3]', Literal["a", "b", 3]),
         ("typing.List[str]", list[str]),
         ("datetime.date", datetime.date),
@@ -53,9 +53,18 @@ def test_words_for_types(text: str, expected: Any) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "strr", "os.system", "__import__('os')", "list[", "lambda: 1", "1 + 1", "list[int, str]", "x" * 5000, "a.b.c"]
-    + [
-        "[" * 10_000,
+    [
+        "",
+        "strr",
+        "os.system",
+        "__import__('os')",
+        "list[",
+        "lambda: 1",
+        "1 + 1",
+        "list[int, str]",
+        "x" * 5000,
+        "a.b.c",
+        "[" * 10000,
         "list[" * 40 + "]" * 40,
         "Literal[]",
         "Literal[1.5]",

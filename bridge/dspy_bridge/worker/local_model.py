@@ -10,14 +10,19 @@ It is a base model of 270 million parameters: give it few-shot examples and expe
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
 import dspy
+import platformdirs
 
 from dspy_bridge.protocol.errors import BridgeError
 
@@ -62,24 +67,36 @@ def _own_server() -> str:
     return url
 
 
+def _model_file() -> str:
+    """The model's file, put together from its packages once per user."""
+    package = importlib.import_module(MODEL_PACKAGE)
+    final = Path(platformdirs.user_cache_dir("dspy-bridge")) / str(package.MODEL_NAME)
+    if not final.exists():
+        # Others may be at the same: each makes its own and the last rename wins, whole either way.
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=final.parent) as folder:
+            package.assemble(Path(folder) / final.name).replace(final)
+    return str(final)
+
+
 def main() -> None:
     """Serve until standard input ends; the first line of output is ``{"url": ...}``."""
-    import importlib
-
     import xllamacpp
 
-    wire = sys.stdout
-    sys.stdout = sys.stderr
+    wire = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # llama.cpp prints what it loads
     params = xllamacpp.CommonParams()
-    params.model.path = str(importlib.import_module(MODEL_PACKAGE).get_model_path())
-    params.hostname = "127.0.0.1"
+    params.model.path = _model_file()
+    params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.n_ctx = 4096
     params.n_parallel = 1
+    params.warmup = False
     server = xllamacpp.Server(params)
-    wire.write(json.dumps({"url": f"{server.listening_address.rstrip('/')}/v1"}) + "\n")
-    wire.flush()
+    with wire:
+        wire.write(json.dumps({"url": f"{server.listening_address.rstrip('/')}/v1"}) + "\n")
     sys.stdin.read()
+    os._exit(0)  # its own threads have no other way to end
 
 
 if __name__ == "__main__":

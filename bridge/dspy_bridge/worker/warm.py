@@ -72,7 +72,7 @@ def _exercise() -> None:
 
 def _forget_exercise() -> None:
     """Take back every trace of it in DSPy's globals."""
-    settings_module = sys.modules["dspy.dsp.utils.settings"]
+    settings_module: Any = sys.modules["dspy.dsp.utils.settings"]
     settings_module.main_thread_config.clear()
     settings_module.main_thread_config.update(copy.deepcopy(settings_module.DEFAULT_CONFIG))
     settings_module.config_owner_thread_id = None
