@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 
 EventCallback = Callable[[dict[str, Any]], None]
 

@@ -8,7 +8,7 @@ import threading
 
 from session_supervisor.frames import FrameReader, Kind, pack
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 
 
 class ChannelClosed(Exception):

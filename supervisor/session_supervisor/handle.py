@@ -40,7 +40,7 @@ from session_supervisor.states import (
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 _LAST_OUTPUT = 16 * 1024
 
 

@@ -61,10 +61,13 @@ class InterruptGate:
             raise Interrupted
 
 
-def become_worker(log_fd: int, supervisor_pid: int) -> InterruptGate:
-    """Turn this process into a worker; see the module. Exits if the supervisor is already gone."""
+def become_worker(log_fd: int, supervisor_pid: int, born_of: int) -> InterruptGate:
+    """Turn this process into a worker; see the module. Exits if the supervisor is already gone.
+
+    ``born_of``: the pid of the process that made this one.
+    """
     os.setsid()
-    _wait_for_adoption(supervisor_pid)
+    _wait_for_adoption(supervisor_pid, born_of)
     claim_standard_descriptors(log_fd)
     _reset_signals()
     faulthandler.enable(file=2, all_threads=True)
@@ -81,17 +84,18 @@ def become_worker(log_fd: int, supervisor_pid: int) -> InterruptGate:
     return gate
 
 
-def _wait_for_adoption(supervisor_pid: int) -> None:
+def _wait_for_adoption(supervisor_pid: int, born_of: int) -> None:
     """Set the death signal only once the supervisor is our parent, then check that it still is.
 
     A forked worker is a grandchild of the template: its parent becomes the supervisor when the
     process between has exited, and the kernel's death signal belongs to whoever is parent then.
     """
     deadline = time.monotonic() + _ADOPTION_S
-    while os.getppid() != supervisor_pid:
+    while os.getppid() == born_of != supervisor_pid:
         if time.monotonic() > deadline:
             os._exit(70)
         time.sleep(0.0002)
+    # Whoever has adopted us now: if it is not the supervisor, there is none any more.
     die_with_parent()
     if os.getppid() != supervisor_pid:
         os._exit(70)

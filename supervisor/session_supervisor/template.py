@@ -135,6 +135,7 @@ class Template:
             if status:
                 raise OSError(f"the process between template and worker ended with status {status}")
             return
+        between = os.getpid()
         try:
             pid = os.fork()
         except OSError:
@@ -143,7 +144,7 @@ class Template:
             self._control.send(pack_message(Message.FORKED, number, struct.pack("<I", pid)))
             os._exit(0)
         self._control.close()
-        run(channel_fd, log_fd, self._supervisor_pid, self._serve)
+        run(channel_fd, log_fd, self._supervisor_pid, between, self._serve)
 
 
 def main() -> None:

@@ -28,14 +28,14 @@ def resolve(reference: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def run(channel_fd: int, log_fd: int, supervisor_pid: int, serve: ServeFunction | str) -> NoReturn:
+def run(channel_fd: int, log_fd: int, supervisor_pid: int, born_of: int, serve: ServeFunction | str) -> NoReturn:
     """Become a worker and serve. Leaves by ``os._exit``: threads a program left must not hold us.
 
     Exit codes: 0 told to stop or the supervisor is gone, 1 the application failed, 70 orphaned at birth.
     """
     code = 1
     try:
-        gate = become_worker(log_fd, supervisor_pid)
+        gate = become_worker(log_fd, supervisor_pid, born_of)
         function: ServeFunction = resolve(serve) if isinstance(serve, str) else serve
         function(Channel(socket.socket(fileno=channel_fd)), gate)
         code = 0
@@ -61,7 +61,7 @@ def main() -> NoReturn:
     # Inherited across exec on purpose; from here on no program we start may hold them.
     os.set_inheritable(options.channel, False)
     os.set_inheritable(options.log, False)
-    run(options.channel, options.log, options.supervisor, options.serve)
+    run(options.channel, options.log, options.supervisor, options.supervisor, options.serve)
 
 
 if __name__ == "__main__":

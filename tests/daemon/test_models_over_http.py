@@ -184,6 +184,16 @@ def test_config_of_a_request_reaches_the_model_and_is_gone_afterwards(
     assert [one.body.get("temperature") for one in endpoint.requests] == [0.25, 0.5, None]
 
 
+def test_a_key_given_for_one_request_is_in_no_error(daemon: Client, session: str, endpoint: OpenAIEndpoint) -> None:
+    start(daemon, session, endpoint)
+    endpoint.script(Error(401, f"the key {SECRET}-once is wrong"))
+    once = {"model": "openai/x", "api_base": endpoint.url, "api_key": f"{SECRET}-once", "num_retries": 0}
+    with pytest.raises(CommandFailed) as failed:
+        ask(daemon, session, lm=once)
+    assert SECRET not in str(failed.value.error)
+    assert "the key ***" in failed.value.error["message"]
+
+
 def test_a_literal_key_is_in_no_answer_and_survives_a_crash(
     daemon: Client, session: str, endpoint: OpenAIEndpoint
 ) -> None:

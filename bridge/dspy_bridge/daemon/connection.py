@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 HIGH_WATER: Final = 1 << 20
 LIMIT: Final = 64 << 20
-_CHUNK: Final = 1 << 18
+_CHUNK: Final = 1 << 16
 _GATHER: Final = 64
 
 

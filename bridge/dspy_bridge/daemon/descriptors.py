@@ -14,7 +14,7 @@ import stat
 import threading
 from typing import Final
 
-_CHUNK: Final = 1 << 18
+_CHUNK: Final = 1 << 16
 _FIRST_PRIVATE_FD: Final = 10
 """Duplicates land at or above this, out of the way of descriptors a launcher may have numbered."""
 

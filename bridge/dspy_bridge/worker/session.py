@@ -42,6 +42,7 @@ class SessionRuntime:
         self._built: dict[str, Program] = {}
         self._lm: dspy.BaseLM | None = None
         self._lm_secrets: dict[str, Any] = {}
+        self._request_secrets: dict[str, Any] = {}
         self._settings = Settings()
         self._started = time.monotonic()
         self._handlers: dict[str, Callable[[Any], Any]] = {
@@ -111,7 +112,7 @@ class SessionRuntime:
 
     def secrets(self) -> list[str]:
         """Every literal secret this session holds, to be kept out of errors."""
-        held = [*self._lm_secrets.values()]
+        held = [*self._lm_secrets.values(), *self._request_secrets.values()]
         for program in self._built.values():
             held += program.secrets.values()
         return [text for text in _texts(held) if len(text) >= 4]
@@ -121,6 +122,7 @@ class SessionRuntime:
     def serve(self, call: Call) -> Any:
         """The JSON-able result of ``call``. Raises whatever its program raises, and :class:`BridgeError`."""
         self.changed = {}
+        self._request_secrets = split_secrets(call.args["lm"])[1] if isinstance(call.args.get("lm"), dict) else {}
         command = commands.find(call.command)
         args = validate(command.args, call.args)
         return self._handlers[command.name](args)

@@ -28,6 +28,10 @@ _REHEARSAL: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
 )
 
 
+class NotVirginError(Exception):
+    """A preloaded module left DSPy in a state every session would inherit. Raised by :func:`preload`."""
+
+
 def preload() -> None:
     """Import DSPy, the worker's own code and the operator's modules, and exercise them."""
     _use_no_disk_cache(os.environ)
@@ -38,6 +42,9 @@ def preload() -> None:
     for name in filter(None, os.environ.get(PRELOAD_VARIABLE, "").split(",")):
         importlib.import_module(name.strip())
     model_metadata._load()
+    stains = verify()
+    if stains:  # before the exercise, whose traces are taken back and would take these with them
+        raise NotVirginError("; ".join(stains))
     _exercise()
     _forget_exercise()
 

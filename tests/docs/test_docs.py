@@ -1,0 +1,89 @@
+"""The documentation tells the truth: every command in the README runs, every name and link exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.protocol_page import PAGE, page
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(text: str) -> list[list[tuple[str, list[str]]]]:
+    """Each console block as its commands with the output lines shown under them."""
+    found = []
+    for block in re.findall(r"```console\n(.*?)```", text, re.S):
+        commands: list[tuple[str, list[str]]] = []
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                commands.append((line[2:], []))
+            else:
+                commands[-1][1].append(line)
+        found.append(commands)
+    return found
+
+
+def pattern(lines: list[str]) -> re.Pattern[str]:
+    """Shown output as an expression: ``…`` is anything, numbers are any numbers."""
+    text = re.escape("\n".join(lines).strip())
+    text = re.sub(r"(\\ ){2,}", r"\\s+", text)
+    return re.compile(re.sub(r"(\\ )*\d+(\\\.\d+)?(\\ )*", r"\\s*[\\d.]+\\s*", text).replace("…", r"[\s\S]*"))
+
+
+@pytest.mark.parametrize("block", blocks(README), ids=lambda block: block[0][0][:40])
+def test_every_command_of_the_readme_prints_what_it_shows(block: list[tuple[str, list[str]]], folder: Path) -> None:
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for tool in ("bridge-cli", "python"):
+        (folder / ".venv" / "bin" / tool).symlink_to(Path(sys.executable).parent / tool)
+    env = {**os.environ, "DSPY_BRIDGE_SOCKET": str(folder / "readme.sock")}
+    for command, shown in block:
+        # `make demo` sets up what is set up already while the tests run.
+        run = ".venv/bin/bridge-cli demo" if command == "make demo" else command
+        done = subprocess.run(
+            ["bash", "-c", run], capture_output=True, text=True, timeout=60, env=env, cwd=folder, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert pattern(shown).match(done.stdout.strip()), f"{command}\nshows {shown}\nprints {done.stdout}"
+
+
+def test_every_make_command_of_the_readme_is_a_target() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"`make ([a-z]+)`", README)) <= targets
+
+
+def test_the_protocol_page_is_what_the_code_says() -> None:
+    assert PAGE.read_text() == page(), "run: python -m tests.docs.protocol_page"
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+def test_links_and_named_files_exist(file: Path) -> None:
+    text = file.read_text()
+    for target in re.findall(r"\]\(((?!http)[^)#]+)", text):
+        assert (file.parent / target).exists(), target
+    if file.name == "architecture.md":
+        for name in re.findall(r"`((?:session_supervisor|dspy_bridge)?/?[a-z_/]+\.py)`", text):
+            homes = (
+                ROOT / "supervisor",
+                ROOT / "bridge",
+                ROOT / "supervisor" / "session_supervisor",
+                ROOT / "bridge" / "dspy_bridge",
+            )
+            assert any((home / name).exists() for home in homes), name
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+def test_pages_name_only_flags_that_exist(file: Path) -> None:
+    from dspy_bridge.daemon.options import DaemonOptions
+
+    known = {f"--{name.replace('_', '-')}" for name in DaemonOptions.model_fields}
+    known |= {"--no-ready", "--fds", "--socket", "--arg", "--args", "--session", "--private", "--no-start", "--skip"}
+    known |= {"--json", "--help"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", file.read_text())) <= known
