@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 from session_supervisor.handle import Grace
@@ -18,6 +19,11 @@ class RecyclePolicy:
     ttl: float = 3600.0
     max_requests: int = 0
     jitter: float = 0.1
+
+    def draw(self) -> tuple[float, int]:
+        """One worker's own ``(ttl, max_requests)``."""
+        share = 1.0 - self.jitter * random.random()
+        return self.ttl * share, max(1, int(self.max_requests * share)) if self.max_requests else 0
 
 
 @dataclass(frozen=True, slots=True)

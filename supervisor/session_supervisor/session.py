@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from session_supervisor.failures import (
     DeathCertificate,
@@ -31,8 +29,6 @@ from session_supervisor.failures import (
 from session_supervisor.frames import Kind
 from session_supervisor.handle import WorkerHandle
 from session_supervisor.options import RecyclePolicy
-from session_supervisor.pool import Pool
-from session_supervisor.reactor import Reactor
 from session_supervisor.request import Request
 from session_supervisor.snapshot import Parts, Snapshot, encode_parts
 from session_supervisor.states import (
@@ -45,35 +41,9 @@ from session_supervisor.states import (
     WAKING,
     Lifecycle,
 )
+from session_supervisor.surroundings import Surroundings
 
 Done = Callable[["Failure | None"], None]
-
-
-class Surroundings(Protocol):
-    """What a session needs of its supervisor."""
-
-    reactor: Reactor
-    pool: Pool
-    waiting: int
-    """Requests in the queues of all sessions; each session keeps its share up to date."""
-
-    def may_recycle(self, session: Session) -> bool:
-        """Whether another recycle may begin now; if not, ``session.recycle_due`` is called later."""
-
-    def recycle_ended(self) -> None:
-        """A recycle that was allowed is over, one way or the other."""
-
-    def session_printed(self, session: Session, data: bytes) -> None:
-        """A worker of the session wrote ``data`` outside any request."""
-
-    def worker_died(self, session: Session, certificate: DeathCertificate) -> None:
-        """A worker of the session ended without being told to."""
-
-    def session_rested(self, session: Session) -> None:
-        """The session has nothing queued and nothing in flight."""
-
-    def session_ended(self, session: Session) -> None:
-        """Nothing of the session is left but its record."""
 
 
 class Session:
@@ -276,12 +246,11 @@ class Session:
     # -- recycling -----------------------------------------------------------------------------
 
     def _start_limits(self, worker: WorkerHandle) -> None:
-        policy = self._recycle
-        draw = 1.0 - policy.jitter * random.random()
-        if policy.max_requests:
-            self._limits[worker] = max(1, int(policy.max_requests * draw))
-        if policy.ttl:
-            worker.expiry = self._surroundings.reactor.call_later(policy.ttl * draw, lambda: self._expired(worker))
+        ttl, max_requests = self._recycle.draw()
+        if max_requests:
+            self._limits[worker] = max_requests
+        if ttl:
+            worker.expiry = self._surroundings.reactor.call_later(ttl, lambda: self._expired(worker))
 
     def _expired(self, worker: WorkerHandle) -> None:
         worker.due = True

@@ -1,1 +1,12 @@
-"""What runs in a session's interpreter. Only this package of the bridge imports DSPy."""
+"""What runs in a session's interpreter. Only this package of the bridge imports DSPy.
+
+Two variables must be set before DSPy is imported anywhere, however the interpreter was started.
+"""
+
+import os
+
+# Without it DSPy and litellm both look up prices over the network, DSPy at a process's first model call.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+# DSPy's default cache lives on disk and crosses sessions: its key ignores endpoint and key. A folder that
+# cannot be made leaves any cache nobody configured in memory.
+os.environ["DSPY_CACHEDIR"] = "/dev/null/dspy-bridge-keeps-no-disk-cache"

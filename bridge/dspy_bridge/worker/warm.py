@@ -7,25 +7,12 @@ takes back the traces DSPy keeps of it, so that :func:`verify` finds nothing.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import os
 import sys
-from collections.abc import MutableMapping
-from typing import Any, Final
-
-import orjson
-
-# Before anything imports DSPy or litellm: without it both look up prices over the network.
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+from typing import Final
 
 PRELOAD_VARIABLE: Final = "DSPY_BRIDGE_PRELOAD"
-
-_REHEARSAL: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
-    ("configure_lm", {"model": "scripted"}),
-    ("create_program", {"id": "p", "signature": "question -> answer"}),
-    ("execute_program", {"program_id": "p", "inputs": {"question": "ready?"}}),
-)
 
 
 class NotVirginError(Exception):
@@ -34,10 +21,10 @@ class NotVirginError(Exception):
 
 def preload() -> None:
     """Import DSPy, the worker's own code and the operator's modules, and exercise them."""
-    _use_no_disk_cache(os.environ)
     from dspy.clients import model_metadata
 
     from dspy_bridge.worker import app  # noqa: F401 - imported for its children
+    from dspy_bridge.worker.rehearsal import exercise, forget_exercise
 
     for name in filter(None, os.environ.get(PRELOAD_VARIABLE, "").split(",")):
         importlib.import_module(name.strip())
@@ -45,64 +32,8 @@ def preload() -> None:
     stains = verify()
     if stains:  # before the exercise, whose traces are taken back and would take these with them
         raise NotVirginError("; ".join(stains))
-    _exercise()
-    _forget_exercise()
-
-
-def _use_no_disk_cache(environ: MutableMapping[str, str]) -> None:
-    """DSPy's default cache lives on disk and crosses sessions: its key ignores endpoint and key."""
-    environ["DSPY_CACHEDIR"] = "/dev/null/dspy-bridge-keeps-no-disk-cache"
-
-
-def _exercise() -> None:
-    """Run every program type under every adapter once, so that what DSPy and pydantic import and
-    build lazily is there before the first fork."""
-    import dspy
-
-    from dspy_bridge.protocol.commands import CreateProgramArgs
-    from dspy_bridge.worker.programs import PROGRAM_TYPES, build_module
-    from dspy_bridge.worker.scripted import OBSERVER, ScriptedLM
-    from dspy_bridge.worker.settings import use_cache
-
-    spec = {
-        "inputs": [{"name": "question", "type": "str"}],
-        "outputs": [{"name": "answer", "type": "str"}, {"name": "score", "type": "float"}],
-    }
-    use_cache(True)
-    for kind in PROGRAM_TYPES:
-        for adapter in (dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()):
-            bound, module = build_module(CreateProgramArgs.model_validate({"signature": spec, "program_type": kind}))
-            settings = {"track_usage": True, "max_trace_size": 0, "callbacks": [OBSERVER]}
-            with dspy.context(lm=ScriptedLM(), adapter=adapter, **settings):
-                bound.encode_outputs(module(**bound.decode_inputs({"question": "warm?"})))
-
-
-def _forget_exercise() -> None:
-    """Take back every trace of it in DSPy's globals."""
-    settings_module: Any = sys.modules["dspy.dsp.utils.settings"]
-    settings_module.main_thread_config.clear()
-    settings_module.main_thread_config.update(copy.deepcopy(settings_module.DEFAULT_CONFIG))
-    settings_module.config_owner_thread_id = None
-    vars(sys.modules["dspy"]).pop("cache", None)
-    sys.modules["dspy.clients.base_lm"].GLOBAL_HISTORY.clear()
-
-
-def rehearse() -> None:
-    """In a newborn worker, before anybody waits for it: do once what a session's first requests do.
-
-    A forked process copies each page it first writes to; this has the copies of a program's whole way
-    made while the worker is still a spare. It leaves no trace (:func:`verify` finds none).
-    """
-    from dspy_bridge.protocol import envelope
-    from dspy_bridge.worker.session import SessionRuntime
-
-    runtime = SessionRuntime({"session_id": "rehearsal", "scratch": ""})
-    for command, args in _REHEARSAL:
-        body = orjson.dumps({"id": 0, "command": command, "args": args})
-        call = envelope.parse(body)
-        assert isinstance(call, envelope.Call)
-        envelope.success(call.id, call.rpc, runtime.serve(call))
-    _forget_exercise()
+    exercise()
+    forget_exercise()
 
 
 def verify() -> list[str]:
