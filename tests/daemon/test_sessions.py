@@ -230,3 +230,5 @@ def test_stats_count_what_happened(daemon: Client, scripted: str) -> None:
     after = daemon.call("get_stats")
     assert after["requests"]["total"] == before["requests"]["total"] + 1
     assert after["launcher"]["kind"] == "fork"
+    assert 0 < after["requests"]["latency_ms"]["p50"] <= after["requests"]["latency_ms"]["p99"]
+    assert after["memory_mb"]["template"] > 0

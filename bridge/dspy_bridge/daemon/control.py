@@ -7,7 +7,7 @@ import platform
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -214,7 +214,10 @@ class Control:
             self.router.stop(named, RequestCancelled("the request was cancelled by its host"))
 
     def _get_stats(self, opened: OpenRequest, args: commands.NoArgs) -> None:
+        assert self.router is not None
         supervisor = self._supervisor
+        launcher = supervisor.launcher.describe()
+        template = launcher.get("template_pid")
         states: dict[str, int] = {}
         for session in supervisor.sessions.values():
             states[session.state] = states.get(session.state, 0) + 1
@@ -226,7 +229,8 @@ class Control:
                 "requests": {
                     "total": counters.requests,
                     "waiting": supervisor.waiting,
-                    "open": len(self.router.open) if self.router else 0,
+                    "open": len(self.router.open),
+                    "latency_ms": _percentiles(self.router.latencies),
                 },
                 "workers": {
                     "spare": supervisor.pool.spare_count,
@@ -236,8 +240,11 @@ class Control:
                     "crashes": counters.crashes,
                     "recycles": counters.recycles,
                 },
-                "launcher": supervisor.launcher.describe(),
-                "memory_mb": {"daemon": private_memory_mb(os.getpid())},
+                "launcher": launcher,
+                "memory_mb": {
+                    "daemon": private_memory_mb(os.getpid()),
+                    "template": private_memory_mb(template) if isinstance(template, int) else None,
+                },
                 "python": sys.version.split()[0],
             }
         )
@@ -245,6 +252,15 @@ class Control:
     def _shut_down(self, opened: OpenRequest, args: commands.NoArgs) -> None:
         opened.success({"status": "shutting_down"})
         self._shutdown()
+
+
+def _percentiles(seconds: Iterable[float]) -> dict[str, float | None]:
+    """Of the latest requests that went to a session, in milliseconds; null before the first."""
+    ordered = sorted(seconds)
+    return {
+        f"p{share}": round(ordered[len(ordered) * share // 100] * 1000, 3) if ordered else None
+        for share in (50, 90, 99)
+    }
 
 
 def private_memory_mb(pid: int) -> float | None:

@@ -8,7 +8,9 @@ reply leaves for every request that had an id.
 from __future__ import annotations
 
 import codecs
+import collections
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +34,7 @@ OpenRequests = dict[tuple[Connection, CallId], "OpenRequest"]
 class OpenRequest:
     """A request that has not had its terminal reply: the sink its answers fall into."""
 
-    __slots__ = ("_decoder", "_log_left", "_router", "_seq", "call", "connection", "request", "session")
+    __slots__ = ("_decoder", "_log_left", "_received", "_router", "_seq", "call", "connection", "request", "session")
 
     def __init__(self, router: Router, connection: Connection, call: Call) -> None:
         self.call = call
@@ -41,6 +43,7 @@ class OpenRequest:
         self.session: Session | None = None
         self._router = router
         self._seq = 0
+        self._received = time.monotonic()
         self._log_left = router.log_limit
         self._decoder: codecs.IncrementalDecoder | None = None
 
@@ -64,6 +67,8 @@ class OpenRequest:
 
     def reply(self, body: bytes) -> None:
         self._router.close(self)
+        if self.session is not None:
+            self._router.latencies.append(time.monotonic() - self._received)
         self.connection.send(body)
 
     def fail(self, failure: Failure) -> None:
@@ -102,6 +107,8 @@ class Router:
     ) -> None:
         self.log_limit = log_limit
         self.open: OpenRequests = {}
+        self.latencies: collections.deque[float] = collections.deque(maxlen=1_000)
+        """Seconds from receipt to terminal reply of the latest requests that went to a session."""
         self._supervisor = supervisor
         self._control = control
         self._session_for = session_for
