@@ -202,13 +202,17 @@ class Session:
             worker.retire()
             return
         old = self._newcomers.pop(worker)
-        self._start_limits(worker)
-        if old in self._successors:
+        if old is None:
+            self._arriving -= 1
+        elif old in self._successors:
+            self._start_limits(worker)
             self._successors[old] = worker
             self._swap(old)
             return
-        if old is None:
-            self._arriving -= 1
+        elif len(self.workers) + self._arriving >= self._wanted_workers:
+            worker.retire()  # the one it was to replace died, and that loss has been made good already
+            return
+        self._start_limits(worker)
         self.workers.append(worker)
         if self.state == COLD:
             self.lifecycle.to(WAKING)
@@ -297,6 +301,10 @@ class Session:
 
     def _recycled(self, failure: Failure | None) -> None:
         self._surroundings.recycle_ended()
+        self._tell_recycled(failure)
+
+    def _tell_recycled(self, failure: Failure | None) -> None:
+        """Answer whoever waits, once no worker is due any more (or the attempt failed)."""
         if failure is not None or not any(worker.due for worker in self.workers):
             waiting, self._when_recycled = self._when_recycled, []
             for done in waiting:
@@ -410,3 +418,4 @@ class Session:
             self._recycled(None)
         if not self.workers and self.state == LIVE:
             self.lifecycle.to(COLD)
+        self._tell_recycled(None)  # a dead worker is as good as a replaced one

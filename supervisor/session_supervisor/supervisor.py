@@ -232,8 +232,12 @@ class Supervisor:
     def recycle_ended(self) -> None:
         self._recycling -= 1
         self.counters.recycles += 1
-        if self._recycle_queue:
-            self.reactor.call_soon(self._recycle_queue.popleft().recycle_due)
+        self.reactor.call_soon(self._begin_waiting_recycles)
+
+    def _begin_waiting_recycles(self) -> None:
+        """Whoever waited may need it no longer: go on until one takes the place or nobody waits."""
+        while self._recycle_queue and self._recycling < self.options.concurrent_recycles:
+            self._recycle_queue.popleft().recycle_due()
 
     def session_printed(self, session: Session, data: bytes) -> None:
         self._observer.session_printed(session.id, data)

@@ -218,6 +218,18 @@ def test_recycling_keeps_the_state_and_changes_the_interpreter(h: Harness) -> No
     assert session.recoveries == 0
 
 
+def test_a_recycle_that_waits_its_turn_is_answered_even_if_the_worker_dies_meanwhile(make: Make) -> None:
+    h = make(spares=1, concurrent_recycles=1)
+    first, second = h.open("a"), h.open("b")
+    h.ask(first, "pid")
+    pid = int(h.ask(second, "pid"))
+    done: list[object] = []
+    first.recycle(done.append)
+    second.recycle(done.append)  # has to wait for the first one's
+    os.kill(pid, signal.SIGKILL)
+    h.until(lambda: len(done) == 2)
+
+
 def test_a_worker_is_replaced_after_its_share_of_requests_without_losing_one(h: Harness) -> None:
     session = h.open(recycle=RecyclePolicy(ttl=0, max_requests=5, jitter=0))
     sinks = [h.send(session, "incr")[1] for _ in range(60)]
