@@ -246,6 +246,7 @@ class Session:
         waiting, self._when_live = self._when_live, []
         for done in waiting:
             done(failure)
+        self._check_rested()
 
     # -- recycling -----------------------------------------------------------------------------
 
@@ -309,6 +310,7 @@ class Session:
             waiting, self._when_recycled = self._when_recycled, []
             for done in waiting:
                 done(failure)
+            self._check_rested()
 
     # -- ending --------------------------------------------------------------------------------
 
@@ -372,8 +374,13 @@ class Session:
         self._pump()
         self._check_rested()
 
+    @property
+    def at_rest(self) -> bool:
+        """Nobody waits for anything of it."""
+        return not (self._queue or self._when_live or self._when_recycled or self.in_flight)
+
     def _check_rested(self) -> None:
-        if not self._queue and not self.in_flight:
+        if self.at_rest:
             self._surroundings.session_rested(self)
 
     def worker_returned(self, worker: WorkerHandle, request: Request) -> None:

@@ -128,7 +128,7 @@ class Supervisor:
         self._check_drained()
 
     def _check_drained(self) -> None:
-        if not any(session.queued or session.in_flight for session in self.sessions.values()):
+        if all(session.at_rest for session in self.sessions.values()):
             self._end_sessions()
 
     def _end_sessions(self) -> None:

@@ -33,7 +33,7 @@ class Surroundings(Protocol):
         """A worker of the session ended without being told to."""
 
     def session_rested(self, session: Session) -> None:
-        """The session has nothing queued and nothing in flight."""
+        """Nobody waits for anything of the session any more."""
 
     def session_ended(self, session: Session) -> None:
         """Nothing of the session is left but its record."""

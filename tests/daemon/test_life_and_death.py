@@ -55,6 +55,13 @@ def test_the_end_of_input_ends_the_daemon_after_everything_is_answered() -> None
         assert host.process.wait(10) == 0
 
 
+def test_a_session_that_is_being_started_at_the_end_of_input_is_still_answered() -> None:
+    with Host("lines", ["--spares", "0"]) as host:
+        host.send({"id": 1, "command": "start_session", "session_id": "a"})
+        host.close_input()
+        assert host.rest()[-1]["result"]["status"] == "started"
+
+
 def test_a_last_line_without_a_newline_is_answered() -> None:
     with Host() as host:
         host.write(b'{"id":1,"command":"ping"}')
