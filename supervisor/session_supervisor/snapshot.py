@@ -77,6 +77,10 @@ class Snapshot:
             if changed > version and (version or value is not None)
         }
 
+    def get(self, name: str) -> bytes | None:
+        """One part; None if there is none."""
+        return self._parts.get(name, (0, None))[1]
+
     def live_parts(self) -> dict[str, bytes]:
         """Every part that exists now."""
         return {name: value for name, (_, value) in self._parts.items() if value is not None}

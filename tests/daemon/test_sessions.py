@@ -155,6 +155,31 @@ def test_to_end_what_does_not_exist_is_no_error(daemon: Client) -> None:
     assert daemon.call("cleanup_session", session="never")["status"] == "not_found"
 
 
+def test_session_variables_change_atomically_and_outlive_the_interpreter(daemon: Client, session: str) -> None:
+    assert daemon.call("get_state", {"key": "n"}, session=session) == {"key": "n", "value": None, "found": False}
+    opened = [daemon.start("update_state", {"key": "n", "op": "incr"}, session=session) for _ in range(1000)]
+    assert [daemon.finish(number)["value"] for number in opened] == list(range(1, 1001))
+    daemon.call("set_state", {"key": "list", "value": [1]}, session=session)
+    assert daemon.call("update_state", {"key": "list", "op": "append", "value": {"a": 2}}, session=session)[
+        "value"
+    ] == [
+        1,
+        {"a": 2},
+    ]
+    swap = {"key": "n", "op": "compare_and_set", "expected": 1000, "value": "done"}
+    assert daemon.call("update_state", swap, session=session)["changed"] is True
+    assert daemon.call("update_state", swap, session=session)["changed"] is False
+    daemon.call("list_programs", session=session)
+    daemon.call("recycle_session", session=session)
+    assert daemon.call("get_state", {"key": "n"}, session=session)["value"] == "done"
+    assert code_of(daemon, "update_state", {"key": "n", "op": "incr"}, session=session) == "invalid_args"
+    assert daemon.call("update_state", {"key": "n", "op": "delete"}, session=session)["changed"] is True
+    assert daemon.call("get_state", {"key": "list"}, session=f"{session}-other")["found"] is False
+    daemon.call("end_session", session=f"{session}-other")
+    daemon.call("reset_state", session=session)
+    assert daemon.call("get_state", {"key": "list"}, session=session)["found"] is False
+
+
 def test_settings_are_dspys_settings_and_null_is_the_default(daemon: Client, session: str) -> None:
     configured = daemon.call("configure", {"num_threads": 3, "max_errors": 2}, session=session)
     assert configured["settings"]["num_threads"] == 3

@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 import psutil
 
+from dspy_bridge.daemon import variables
 from dspy_bridge.daemon.failures import to_bridge_error
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.router import OpenRequest, Router
@@ -64,6 +65,9 @@ class Control:
             "list_sessions": self._list_sessions,
             "session_info": self._session_info,
             "recycle_session": self._recycle_session,
+            "get_state": self._on_variable(variables.get_state),
+            "set_state": self._on_variable(variables.set_state),
+            "update_state": self._on_variable(variables.update_state),
             "cancel": self._cancel,
             "get_stats": self._get_stats,
             "shutdown": self._shut_down,
@@ -203,6 +207,9 @@ class Control:
             opened.success({"session_id": session.id, "status": "recycled", "worker_pid": pid})
 
         session.recycle(recycled)
+
+    def _on_variable(self, operate: Callable[[Session, Any], dict[str, Any]]) -> Callable[[OpenRequest, Any], None]:
+        return lambda opened, args: opened.success(operate(self.session_for(opened.call.session_id), args))
 
     def _cancel(self, opened: OpenRequest, args: commands.CancelArgs) -> None:
         assert self.router is not None

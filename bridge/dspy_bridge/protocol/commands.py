@@ -143,6 +143,40 @@ class CancelResult(Result):
     status: Literal["cancelling", "not_found"]
 
 
+class GetStateArgs(Args):
+    key: Name = Field(description="The variable's name.")
+
+
+class GotState(Result):
+    key: str
+    value: Any
+    found: bool
+
+
+class SetStateArgs(Args):
+    key: Name = Field(description="The variable's name.")
+    value: Any = Field(description="Any JSON value.")
+
+
+class SetState(Result):
+    key: str
+    version: int = Field(description="Grows with every change of the session.")
+
+
+class UpdateStateArgs(Args):
+    key: Name = Field(description="The variable's name.")
+    op: Literal["incr", "append", "compare_and_set", "delete"] = Field(description="What to do, atomically.")
+    value: Any = Field(None, description="What to add (incr: default 1), append or set.")
+    expected: Any = Field(None, description="compare_and_set only: sets if the variable reads this (null: not set).")
+
+
+class UpdatedState(Result):
+    key: str
+    value: Any = Field(description="The variable afterwards.")
+    version: int
+    changed: bool = Field(description="False where compare_and_set found another value, or delete nothing.")
+
+
 class ShutdownResult(Result):
     status: Literal["shutting_down"]
 
@@ -276,6 +310,9 @@ _ROWS: Final = (
     Command("list_sessions", "daemon", NoArgs, SessionsResult, "Every session."),
     Command("session_info", "daemon", NoArgs, SessionInfo, "One session."),
     Command("recycle_session", "daemon", NoArgs, RecycleResult, "A fresh interpreter, at the same state, now."),
+    Command("get_state", "daemon", GetStateArgs, GotState, "Read a session variable."),
+    Command("set_state", "daemon", SetStateArgs, SetState, "Set a session variable."),
+    Command("update_state", "daemon", UpdateStateArgs, UpdatedState, "Change a session variable atomically."),
     Command("cancel", "daemon", CancelArgs, CancelResult, "End an open request with cancelled."),
     Command("get_stats", "daemon", NoArgs, Result, "Counts, the pool, the template, memory."),
     Command("shutdown", "daemon", NoArgs, ShutdownResult, "Drain within a bound and exit."),
