@@ -137,7 +137,7 @@ class Session:
             head = self._queue[0]
             if head.mutating and self._mutation is not None:
                 return
-            worker = next((w for w in self.workers if w.state == IDLE), None)
+            worker = self._idle_worker()
             if worker is None:
                 if len(self.workers) + self._arriving < self._wanted_workers:
                     self._wake()
@@ -149,6 +149,12 @@ class Session:
             if worker.version < self.snapshot.version:
                 self._bring_up_to_date(worker)
             worker.serve(head)
+
+    def _idle_worker(self) -> WorkerHandle | None:
+        for worker in self.workers:
+            if worker.lifecycle.state == IDLE:
+                return worker
+        return None
 
     def _fail_queued(self, failure: Failure) -> None:
         waiting, self._queue = self._queue, collections.deque()
@@ -380,7 +386,8 @@ class Session:
         return not (self._queue or self._when_live or self._when_recycled or self.in_flight)
 
     def _check_rested(self) -> None:
-        if self.at_rest:
+        # Asked after every request, of interest only at the end.
+        if self._surroundings.draining and self.at_rest:
             self._surroundings.session_rested(self)
 
     def worker_returned(self, worker: WorkerHandle, request: Request) -> None:

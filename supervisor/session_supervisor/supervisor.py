@@ -247,8 +247,7 @@ class Supervisor:
         self._observer.worker_died(session.id, certificate)
 
     def session_rested(self, session: Session) -> None:
-        if self._draining:
-            self._check_drained()
+        self._check_drained()
 
     def session_ended(self, session: Session) -> None:
         self.sessions.pop(session.id, None)

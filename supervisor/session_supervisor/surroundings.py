@@ -17,6 +17,10 @@ class Surroundings(Protocol):
 
     reactor: Reactor
     pool: Pool
+    @property
+    def draining(self) -> bool:
+        """The supervisor is ending: sessions say when they rest."""
+
     waiting: int
     """Requests in the queues of all sessions; each session keeps its share up to date."""
 
