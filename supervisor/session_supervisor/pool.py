@@ -31,7 +31,7 @@ class _Wanted:
     __slots__ = ("acquired", "failures")
 
     def __init__(self, acquired: Acquired) -> None:
-        self.acquired: Acquired | None = acquired
+        self.acquired = acquired
         self.failures = 0
 
 
@@ -83,28 +83,17 @@ class Pool:
         for _ in range(missing):
             self._launch()
 
-    def acquire(self, acquired: Acquired) -> Callable[[], None]:
-        """Give ``acquired`` a ready worker, at once if a spare waits; it becomes the caller's own.
-
-        Returns what cancels the wait; cancelling after the call-back does nothing.
-        """
-        wanted = _Wanted(acquired)
+    def acquire(self, acquired: Acquired) -> None:
+        """Give ``acquired`` a ready worker, at once if a spare waits; it becomes the caller's own."""
         if self._stopped:
             acquired(WorkerStartFailed("the supervisor is stopping"))
         elif self._spares:
             acquired(self._spares.pop())
         else:
-            self._wanted.append(wanted)
+            self._wanted.append(_Wanted(acquired))
             if len(self._starting) < len(self._wanted):
                 self._launch()
         self._schedule_refill(_REFILL_DELAY_S)
-
-        def cancel() -> None:
-            wanted.acquired = None
-            if wanted in self._wanted:
-                self._wanted.remove(wanted)
-
-        return cancel
 
     def stop(self, on_empty: Callable[[], None]) -> None:
         """Let every spare go; ``on_empty`` is called when none is left."""
@@ -150,7 +139,7 @@ class Pool:
             # Failures that come together (a dying template's) are shared among those who wait.
             unlucky = min(self._wanted, key=lambda wanted: wanted.failures)
             unlucky.failures += 1
-            if unlucky.failures >= _ATTEMPTS and unlucky.acquired is not None:
+            if unlucky.failures >= _ATTEMPTS:
                 self._wanted.remove(unlucky)
                 message = f"{_ATTEMPTS} attempts to start an interpreter failed: {reason}"
                 unlucky.acquired(WorkerStartFailed(message))
@@ -163,8 +152,7 @@ class Pool:
     def _fail_wanted(self, reason: str) -> None:
         wanted, self._wanted = self._wanted, collections.deque()
         for one in wanted:
-            if one.acquired is not None:
-                one.acquired(WorkerStartFailed(reason))
+            one.acquired(WorkerStartFailed(reason))
 
     def _check_empty(self) -> None:
         if self._on_empty is not None and not self._starting and not self._leaving:
@@ -178,11 +166,9 @@ class Pool:
         self._failures_in_row = 0
         self.started += 1
         if self._wanted:
-            acquired = self._wanted.popleft().acquired
-            if acquired is not None:
-                acquired(worker)
-                return
-        self._spares.append(worker)
+            self._wanted.popleft().acquired(worker)
+        else:
+            self._spares.append(worker)
 
     def worker_dead(self, worker: WorkerHandle, certificate: DeathCertificate) -> None:
         if worker in self._starting:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +80,6 @@ class Session:
         self._mutation: Request | None = None
         self._handles: set[WorkerHandle] = set()
         self._arriving = 0
-        self._cancel_acquire: list[Callable[[], None]] = []
         # Workers being replaced, each with its successor once that is ready.
         self._successors: dict[WorkerHandle, WorkerHandle | None] = {}
         self._limits: dict[WorkerHandle, int] = {}
@@ -184,16 +184,21 @@ class Session:
         if self.state == COLD:
             self.lifecycle.to(WAKING)
         self._arriving += 1
-        self._acquire(self._arrived)
-
-    def _acquire(self, arrived: Callable[[WorkerHandle | WorkerStartFailed], None]) -> None:
-        self._cancel_acquire = [self._surroundings.pool.acquire(arrived)]
+        self._surroundings.pool.acquire(self._arrived)
 
     def _arrived(self, result: WorkerHandle | WorkerStartFailed) -> None:
-        if isinstance(result, WorkerStartFailed):
+        if self.state == ENDING:
+            self._decline(result)
+        elif isinstance(result, WorkerStartFailed):
             self._wake_failed(result)
         else:
             self._assign(result, None)
+
+    @staticmethod
+    def _decline(result: WorkerHandle | WorkerStartFailed) -> None:
+        """It comes too late: let it go unassigned, still the pool's."""
+        if not isinstance(result, WorkerStartFailed):
+            result.retire()
 
     def _assign(self, worker: WorkerHandle, replaces: WorkerHandle | None) -> None:
         worker.owner = self
@@ -284,13 +289,15 @@ class Session:
                 if self.state != LIVE or not self._surroundings.may_recycle(self):
                     return
                 self._successors[worker] = None
-                self._acquire(lambda result, old=worker: self._successor_arrived(old, result))  # type: ignore[misc]
+                self._surroundings.pool.acquire(functools.partial(self._successor_arrived, worker))
 
     def _successor_arrived(self, old: WorkerHandle, result: WorkerHandle | WorkerStartFailed) -> None:
-        if isinstance(result, WorkerStartFailed):
-            # The old one goes on; it will be tried again after its next request.
-            self._successors.pop(old, None)
-            self._recycled(result)
+        if self.state == ENDING:
+            self._decline(result)
+        elif isinstance(result, WorkerStartFailed):
+            # The old one, if it still lives, goes on; it is tried again after its next request.
+            if self._successors.pop(old, result) is None:
+                self._recycled(result)
         else:
             self._assign(result, old)
 
@@ -328,8 +335,6 @@ class Session:
             return
         self.lifecycle.to(ENDING)
         failure = failure or SessionEnded(f"session {self.id!r} was ended")
-        for cancel in self._cancel_acquire:
-            cancel()
         self._fail_queued(failure)
         self._tell_live(failure)
         for _ in range(len(self._successors)):

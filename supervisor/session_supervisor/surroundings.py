@@ -17,6 +17,7 @@ class Surroundings(Protocol):
 
     reactor: Reactor
     pool: Pool
+
     @property
     def draining(self) -> bool:
         """The supervisor is ending: sessions say when they rest."""

@@ -276,6 +276,18 @@ def test_ending_a_session_ends_what_waits_and_what_runs(h: Harness) -> None:
     assert "s" not in h.supervisor.sessions
 
 
+def test_a_session_ended_while_it_wakes_leaves_its_name_free_for_the_next(make: Make) -> None:
+    h = make(spares=0)
+    ended: list[bool] = []
+    _, waiting = h.send(h.open("same"), "echo never")
+    h.supervisor.sessions["same"].end(lambda: ended.append(True))
+    h.until(lambda: ended)
+    assert isinstance(waiting.answer, SessionEnded)
+    assert h.ask(h.open("same"), "echo second") == "second"
+    h.turn(0.2)  # the first one's late worker comes and goes
+    assert "same" in h.supervisor.sessions
+
+
 def test_a_full_queue_refuses_at_once(make: Make) -> None:
     h = make(spares=1, queue_per_session=3)
     session = h.open()
