@@ -11,12 +11,15 @@ kind        sent by    means
 ``LOAD``    supervisor these snapshot parts are news to you; number: the version they reach
 ``REQUEST`` supervisor serve this
 ``STOP``    supervisor leave now
+``COLLECT`` supervisor collect your garbage and say what you still hold
 ``READY``   worker     I can be assigned (body: facts about me, opaque)
 ``ASSIGNED`` worker    I am that session now
 ``REFUSED`` worker     I cannot become that session (body: UTF-8 reason); I am leaving
 ``EVENT``   worker     one event of request ``number``, to be forwarded
 ``PARTS``   worker     what request ``number`` changed; takes effect with its reply
 ``REPLY``   worker     the terminal reply of request ``number``
+``SPENT``   worker     after this reply I am not fit to serve another request
+``HOLDS``   worker     my private memory after a collection; number: bytes
 ==========  =========  ====================================================================
 """
 
@@ -32,12 +35,15 @@ class Kind(enum.IntEnum):
     LOAD = 2
     REQUEST = 3
     STOP = 4
+    COLLECT = 5
     READY = 16
     ASSIGNED = 17
     REFUSED = 18
     EVENT = 19
     PARTS = 20
     REPLY = 21
+    SPENT = 22
+    HOLDS = 23
 
 
 _HEADER: Final = struct.Struct("<BQI")

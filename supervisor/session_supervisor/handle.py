@@ -21,11 +21,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from session_supervisor.failures import DeathCertificate, Failure, WorkerCrashed
+from session_supervisor.failures import DeathCertificate, Failure, LimitExceeded, WorkerCrashed
 from session_supervisor.frames import CorruptStream, FrameReader, Kind, pack, pack_header
 from session_supervisor.hygiene import DUMP_SIGNAL, INTERRUPT_SIGNAL
+from session_supervisor.os_facts import IS_LINUX
 from session_supervisor.reactor import Reactor, Timer
-from session_supervisor.reaper import Reaper, kill_group
+from session_supervisor.reaper import Ending, Reaper, kill_group
 from session_supervisor.request import Request
 from session_supervisor.snapshot import Parts, decode_parts
 from session_supervisor.states import (
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
 _LAST_OUTPUT = 16 * 1024
+_DYING_S = 0.1
+"""A process that is killed closes its channel a moment before it can be reaped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +70,15 @@ class WorkerOwner(Protocol):
     def worker_refused(self, worker: WorkerHandle, reason: str) -> None:
         """It cannot become that session and leaves."""
 
-    def worker_finished(self, worker: WorkerHandle, request: Request, parts: Parts) -> None:
-        """``request`` is done and ``parts`` is what it changed; its reply goes out right after this."""
+    def worker_finished(self, worker: WorkerHandle, request: Request, parts: Parts, reply: bytes) -> None:
+        """``request`` is done and ``parts`` is what it changed; the owner sees to it that ``reply`` goes
+        out, not before the change is as safe as it is to be. The worker can take another request."""
 
-    def worker_free(self, worker: WorkerHandle) -> None:
-        """The reply has gone out; the worker can take another request."""
+    def worker_holds(self, worker: WorkerHandle, memory: int) -> None:
+        """It has collected its garbage and holds so many bytes of its own."""
 
     def worker_returned(self, worker: WorkerHandle, request: Request) -> None:
-        """It died before it had read ``request``, which therefore never started."""
+        """It died and ``request`` is to be served again: it had not read it, or may retry it."""
 
     def worker_printed(self, worker: WorkerHandle, data: bytes) -> None:
         """It wrote ``data`` to its standard descriptors outside any request."""
@@ -100,11 +104,20 @@ class WorkerHandle:
         self.in_flight: dict[int, Request] = {}
         self.lifecycle = Lifecycle(WORKER_TRANSITIONS, STARTING)
         self.expiry: Timer | None = None
+        self.max_served = 0
+        """After so many requests its session wants it replaced (0: never)."""
+        self.baseline: int | None = None
+        """Bytes of private memory when it began to serve, where that is measured; :attr:`memory` is
+        what it had when it was last looked at."""
+        self.memory: int | None = None
         self._reactor = reactor
         self._reaper = reaper
         self._grace = grace
         self._reader = FrameReader()
         self._left_unread = False
+        self._spent = False
+        self._killed = False
+        self._last_label = ""
         self._parts: dict[int, Parts] = {}
         self._backlog: collections.deque[memoryview] = collections.deque()
         self._ladder: Timer | None = None
@@ -172,6 +185,7 @@ class WorkerHandle:
             self.lifecycle.to(BUSY)
         request.started_at = time.monotonic()
         self.in_flight[request.number] = request
+        self._last_label = request.label
         self.send(Kind.REQUEST, request.number, request.body)
 
     def _flush(self) -> None:
@@ -204,13 +218,16 @@ class WorkerHandle:
             data = b""
         except OSError:
             data = b""
+        if not data:
+            self._reactor.forget(self._sock.fileno())
+            if self._alive:  # most likely it is dying; if it is not, it is of no use without its channel
+                self._drain()
+                self._climb([(_DYING_S, self._signal_kill)])
+            return False
         try:
-            if not data:
-                raise EOFError("it closed its end")
             frames = self._reader.feed(data)
-        except (EOFError, CorruptStream) as exc:
-            # Dead, or it will never again say anything we could believe.
-            logger.debug("the channel of worker %d ended: %s", self.pid, exc)
+        except CorruptStream as exc:
+            logger.warning("worker %d wrote what is no frame (%s); killing it", self.pid, exc)
             self._reactor.forget(self._sock.fileno())
             self.kill()
             return False
@@ -237,6 +254,10 @@ class WorkerHandle:
             self.owner.worker_assigned(self)
         elif kind is Kind.REFUSED:
             self.owner.worker_refused(self, body.decode(errors="replace"))
+        elif kind is Kind.SPENT:
+            self._spent = True
+        elif kind is Kind.HOLDS:
+            self.owner.worker_holds(self, number)
 
     def _finish(self, number: int, body: bytes) -> None:
         request = self.in_flight.get(number)
@@ -251,11 +272,12 @@ class WorkerHandle:
         self._read_log()
         del self.in_flight[number]
         self.served += 1
-        if not self.in_flight and self.lifecycle.state == BUSY:
+        if self._spent:
+            self.told_to_end = True
+            self.kill()
+        elif not self.in_flight and self.lifecycle.state == BUSY:
             self.lifecycle.to(IDLE)
-        self.owner.worker_finished(self, request, parts)
-        request.finish_with(body)
-        self.owner.worker_free(self)
+        self.owner.worker_finished(self, request, parts, body)
 
     def _pause(self, request: Request) -> None:
         """Its reader is slow: leave what comes next in the pipe, where it holds the worker back."""
@@ -323,10 +345,13 @@ class WorkerHandle:
 
     def kill(self) -> None:
         """SIGKILL to its group, now. Idempotent."""
-        if self.state not in (DRAINING, DEAD):
-            self.lifecycle.to(DRAINING)
+        self._drain()
         self._climb([])
         self._signal_kill()
+
+    def _drain(self) -> None:
+        if self.state not in (DRAINING, DEAD):
+            self.lifecycle.to(DRAINING)
 
     def _climb(self, rungs: list[tuple[float, Callable[[], None]]]) -> None:
         if self._ladder is not None:
@@ -347,13 +372,14 @@ class WorkerHandle:
 
     def _signal_kill(self) -> None:
         if self._alive:
+            self._killed = True
             kill_group(self.pid)
             # Not yet leader of its group in its first moments: then the pid itself must do.
             os.kill(self.pid, signal.SIGKILL)
 
     # -- its end -------------------------------------------------------------------------------
 
-    def _exited(self, status: int) -> None:
+    def _exited(self, ending: Ending) -> None:
         self._alive = False
         self._reactor.forget(self._sock.fileno())
         self._reactor.forget(self._log)
@@ -361,26 +387,49 @@ class WorkerHandle:
             pass
         while self._read_log():
             pass
-        code = os.waitstatus_to_exitcode(status)
-        certificate = DeathCertificate(
-            pid=self.pid,
-            exit_code=code if code >= 0 else None,
-            signal=-code if code < 0 else None,
-            age_s=round(self.age, 3),
-            requests=self.served,
-            last_output=self.last_output(),
-        )
+        certificate = self._certify(ending)
         self._climb([])
         self._close()
         self.lifecycle.to(DEAD)
         orphans, self.in_flight = self.in_flight, {}
         for request in orphans.values():
             # What was sent last is what was not read, so with one in flight there is no doubt which.
-            if self._left_unread and len(orphans) == 1 and request.stopping is None:
+            unread = self._left_unread and len(orphans) == 1
+            if request.stopping is None and unread:
                 self.owner.worker_returned(self, request)
+            elif request.stopping is None and request.retries:
+                request.retries -= 1
+                request.sink.retried(WorkerCrashed(certificate))
+                self.owner.worker_returned(self, request)
+            elif ending.code == -signal.SIGXCPU:
+                request.finish_failed(LimitExceeded("cpu", "the request used up its processor time"))
             else:
                 request.finish_failed(WorkerCrashed(certificate))
         self.owner.worker_dead(self, certificate)
+
+    def _certify(self, ending: Ending) -> DeathCertificate:
+        usage = ending.usage
+        # Linux counts it in KiB, macOS in bytes.
+        peak = usage.ru_maxrss / (2**10 if IS_LINUX else 2**20)
+        return DeathCertificate(
+            pid=self.pid,
+            exit_code=ending.code if ending.code >= 0 else None,
+            signal=-ending.code if ending.code < 0 else None,
+            age_s=round(self.age, 3),
+            requests=self.served,
+            last_command=self._last_label or None,
+            peak_memory_mb=round(peak, 1),
+            cpu_s=round(usage.ru_utime + usage.ru_stime, 3),
+            last_output=self.last_output(),
+            hint=self._hint(ending),
+        )
+
+    def _hint(self, ending: Ending) -> str | None:
+        if ending.code != -signal.SIGKILL or self.told_to_end or self._killed:
+            return None
+        if ending.oom:
+            return "the kernel has killed for want of memory meanwhile, probably this one"
+        return "nobody here sent that signal: where memory is short, it is how the kernel makes room"
 
     def _close(self) -> None:
         self._reactor.forget(self._sock.fileno())

@@ -38,7 +38,7 @@ class _Wanted:
 class Pool:
     """Keeps ``options.spares`` ready workers and hands them out, latest first.
 
-    Owner of every worker from its launch until it is handed out.
+    Owner of every worker from its launch until it is handed out, and again once it is given back.
     """
 
     def __init__(
@@ -94,6 +94,12 @@ class Pool:
             if len(self._starting) < len(self._wanted):
                 self._launch()
         self._schedule_refill(_REFILL_DELAY_S)
+
+    def release(self, worker: WorkerHandle) -> None:
+        """Take back a worker nobody needs any more, and see it off."""
+        worker.owner = self
+        self._leaving.add(worker)
+        worker.retire()
 
     def stop(self, on_empty: Callable[[], None]) -> None:
         """Let every spare go; ``on_empty`` is called when none is left."""
@@ -183,20 +189,21 @@ class Pool:
         self._check_empty()
 
     def worker_printed(self, worker: WorkerHandle, data: bytes) -> None:
-        logger.info("worker %d, not yet assigned, printed: %s", worker.pid, data.decode(errors="replace").rstrip())
+        logger.info("worker %d, of no session, printed: %s", worker.pid, data.decode(errors="replace").rstrip())
 
     def worker_assigned(self, worker: WorkerHandle) -> None:
-        """A spare has been told nothing: it has nothing to say either."""
-        worker.kill()
+        """A spare has been told nothing and has nothing to say; one that was let go may say it late."""
+        if worker not in self._leaving:
+            worker.kill()
 
     def worker_refused(self, worker: WorkerHandle, reason: str) -> None:
         worker.kill()
 
-    def worker_finished(self, worker: WorkerHandle, request: Request, parts: Parts) -> None:
+    def worker_finished(self, worker: WorkerHandle, request: Request, parts: Parts, reply: bytes) -> None:
         worker.kill()
+
+    def worker_holds(self, worker: WorkerHandle, memory: int) -> None:
+        """It was asked before it was let go; of no interest now."""
 
     def worker_returned(self, worker: WorkerHandle, request: Request) -> None:
-        worker.kill()
-
-    def worker_free(self, worker: WorkerHandle) -> None:
         worker.kill()

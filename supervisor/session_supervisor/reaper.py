@@ -10,13 +10,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from session_supervisor.os_facts import oom_kills
 from session_supervisor.reactor import Reactor
 
-ExitCallback = Callable[[int], None]
-"""Called with the wait status as :func:`os.waitstatus_to_exitcode` understands it."""
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a child ended. ``code``: its exit code, or minus the signal that ended it. ``oom``: the
+    kernel has killed something for want of memory since the last child that was killed."""
+
+    code: int
+    usage: resource.struct_rusage
+    oom: bool
+
+
+ExitCallback = Callable[[Ending], None]
 
 
 def kill_group(pid: int, signum: int = signal.SIGKILL) -> None:
@@ -33,14 +46,15 @@ class Reaper:
         self._before_reap = before_reap
         self._watched: dict[int, ExitCallback] = {}
         self._expected = 0
-        self._early: dict[int, int] = {}
+        self._early: dict[int, Ending] = {}
+        self._oom_kills = oom_kills()
         reactor.on_signal(signal.SIGCHLD, self.collect)
 
     def watch(self, pid: int, callback: ExitCallback) -> None:
         """Call ``callback`` once ``pid``, an unreaped child, has ended and been reaped."""
-        status = self._early.pop(pid, None)
-        if status is not None:
-            self._reactor.call_soon(lambda: callback(status))
+        ending = self._early.pop(pid, None)
+        if ending is not None:
+            self._reactor.call_soon(lambda: callback(ending))
         else:
             self._watched[pid] = callback
 
@@ -52,7 +66,7 @@ class Reaper:
     def expect(self, count: int) -> None:
         """Children whose pids are not known yet are on their way (negative: have been named).
 
-        Such a child may end before anybody watches it; its status is kept meanwhile.
+        Such a child may end before anybody watches it; how it ended is kept meanwhile.
         """
         self._expected += count
         if not self._expected:
@@ -67,11 +81,17 @@ class Reaper:
             callback = self._watched.pop(pid, None)
             kill_group(pid)
             self._before_reap(pid)
-            _, status = os.waitpid(pid, 0)
+            _, status, usage = os.wait4(pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+            ending = Ending(code, usage, code == -signal.SIGKILL and self._oom_rose())
             if callback is not None:
-                callback(status)
+                callback(ending)
             elif self._expected:
-                self._early[pid] = status
+                self._early[pid] = ending
+
+    def _oom_rose(self) -> bool:
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        return self._oom_kills > before
 
     def _peek(self) -> int | None:
         try:

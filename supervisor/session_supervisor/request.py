@@ -21,6 +21,9 @@ class Sink(Protocol):
     def output(self, data: bytes) -> None:
         """Take what the worker printed while it ran this request. Never blocks; may drop."""
 
+    def retried(self, failure: Failure) -> None:
+        """The worker died of ``failure``; the request begins again on a fresh one."""
+
     def reply(self, body: bytes) -> None:
         """Take the worker's terminal reply."""
 
@@ -34,28 +37,48 @@ class Sink(Protocol):
 class Request:
     """``number`` is the supervisor's own, unique for its life; ``body`` is what the worker gets.
 
-    ``mutating``: it may change the session's snapshot, so it runs alone among its like.
+    ``mutating``: it may change the session's snapshot; what came after it waits for it. ``label``:
+    what its caller calls it, for death certificates. ``retries``: how often it may begin again on a
+    fresh worker if one dies of it.
     ``stopping``: why it is being stopped, once it is; its worker's reply is then of no interest.
     """
 
-    __slots__ = ("body", "deadline", "mutating", "number", "sink", "started_at", "stopping")
+    __slots__ = (
+        "body",
+        "deadline",
+        "label",
+        "mutating",
+        "number",
+        "retries",
+        "sink",
+        "started_at",
+        "stopping",
+    )
 
-    def __init__(self, number: int, body: bytes, sink: Sink, *, mutating: bool) -> None:
+    def __init__(
+        self, number: int, body: bytes, sink: Sink, *, mutating: bool, label: str = "", retries: int = 0
+    ) -> None:
         self.number = number
         self.body = body
         self.sink = sink
         self.mutating = mutating
+        self.label = label
+        self.retries = retries
         self.stopping: Failure | None = None
         self.started_at = 0.0
         self.deadline: Timer | None = None
 
-    def finish_with(self, body: bytes) -> None:
+    def decided(self) -> None:
+        """Its outcome is known, though perhaps not said yet: time cannot change it any more."""
         if self.deadline is not None:
             self.deadline.cancel()
+
+    def finish_with(self, body: bytes) -> None:
+        """End it with its worker's reply."""
+        self.decided()
         self.sink.reply(body)
 
     def finish_failed(self, failure: Failure) -> None:
         """End it with ``failure``, or with the reason it was being stopped for, if it was."""
-        if self.deadline is not None:
-            self.deadline.cancel()
+        self.decided()
         self.sink.fail(self.stopping or failure)

@@ -3,20 +3,29 @@
 A worker reports the parts a request changed together with its reply. The supervisor applies them
 here, and brings any worker that is behind up to date with :meth:`Snapshot.since` before it serves.
 
-A part whose name starts with ``!`` is *volatile*: it lives in the supervisor's memory only (literal
-keys, counters) and never reaches a disk or an export.
+The first character of a part's name says how it is kept:
+
+- ``!`` *volatile*: it lives in the supervisor's memory only (literal keys) and never reaches a disk
+  or an export;
+- ``+`` a *tally*: what a worker reports is not the new value but what is to be added to it, so that
+  several workers of one session can count at once. What adding means the application says.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Final
 
 Parts = Mapping[str, "bytes | None"]
 """Name to value; None means the part is gone."""
 
+Add = Callable[[bytes, bytes], bytes]
+"""``add(total, share)`` is the new total of a tally."""
+
 VOLATILE_PREFIX: Final = "!"
+TALLY_PREFIX: Final = "+"
 _ENTRY: Final = struct.Struct("<HI")
 _DELETED: Final = 0xFFFFFFFF
 
@@ -55,10 +64,11 @@ def decode_parts(body: bytes) -> dict[str, bytes | None]:
 class Snapshot:
     """The parts of one session. ``version`` counts the changes applied; 0 is a session as new."""
 
-    __slots__ = ("_parts", "version")
+    __slots__ = ("_add", "_parts", "version")
 
-    def __init__(self) -> None:
+    def __init__(self, add: Add) -> None:
         self.version = 0
+        self._add = add
         self._parts: dict[str, tuple[int, bytes | None]] = {}
 
     def apply(self, parts: Parts) -> None:
@@ -67,15 +77,30 @@ class Snapshot:
             return
         self.version += 1
         for name, value in parts.items():
-            self._parts[name] = (self.version, value)
+            if value is not None and name.startswith(TALLY_PREFIX):
+                total = self.get(name)
+                value = value if total is None else self._add(total, value)
+            # Names recur in every session: one copy of each serves them all.
+            self._parts[sys.intern(name)] = (self.version, value)
 
-    def since(self, version: int) -> dict[str, bytes | None]:
-        """What a worker at ``version`` lacks. A new worker (0) is not told of parts that are gone."""
+    def restore(self, parts: Mapping[str, bytes], version: int) -> None:
+        """Begin where a stored or exported session was; only for a snapshot as new."""
+        self.version = version
+        self._parts = {sys.intern(name): (version, value) for name, value in parts.items()}
+
+    def since(self, version: int, *, deleted: bool = False) -> dict[str, bytes | None]:
+        """What a worker at ``version`` lacks. A new one (0) is told of parts that are gone only if
+        ``deleted``: it has never had them."""
         return {
             name: value
             for name, (changed, value) in self._parts.items()
-            if changed > version and (version or value is not None)
+            if changed > version and (version or deleted or value is not None)
         }
+
+    def forget_deleted(self) -> None:
+        """Drop the memory of parts that are gone; only while no worker has to be told of it."""
+        if any(value is None for _, value in self._parts.values()):
+            self._parts = {name: entry for name, entry in self._parts.items() if entry[1] is not None}
 
     def get(self, name: str) -> bytes | None:
         """One part; None if there is none."""

@@ -16,10 +16,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from session_supervisor.counters import Counters
+from session_supervisor.crew import Crew
 from session_supervisor.failures import (
     DeathCertificate,
     Overloaded,
@@ -27,14 +28,18 @@ from session_supervisor.failures import (
     ShuttingDown,
 )
 from session_supervisor.guard import Guard
+from session_supervisor.inspector import Inspector
 from session_supervisor.launchers.base import Launcher
-from session_supervisor.options import RecyclePolicy, SupervisorOptions
+from session_supervisor.options import SessionOptions, SupervisorOptions
 from session_supervisor.os_facts import become_subreaper
 from session_supervisor.pool import Pool
 from session_supervisor.reactor import Reactor, Timer
-from session_supervisor.reaper import Reaper
+from session_supervisor.reaper import Ending, Reaper
 from session_supervisor.request import Request, Sink
+from session_supervisor.residency import Residency
 from session_supervisor.session import Session
+from session_supervisor.snapshot import Add
+from session_supervisor.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +56,6 @@ class Observer(Protocol):
         """A worker of the session ended without being told to."""
 
 
-@dataclass(slots=True)
-class Counters:
-    """Since the start. ``crashes``: workers that ended without being told to."""
-
-    requests: int = 0
-    sessions: int = 0
-    recycles: int = 0
-    crashes: int = 0
-
-
 LauncherFactory = Callable[[Reactor, Reaper], Launcher]
 
 
@@ -73,6 +68,9 @@ class Supervisor:
         make_launcher: LauncherFactory,
         options: SupervisorOptions,
         observer: Observer,
+        *,
+        add: Add,
+        store: Store | None = None,
     ) -> None:
         become_subreaper()
         self.reactor = reactor
@@ -80,18 +78,22 @@ class Supervisor:
         self.counters = Counters()
         self.sessions: dict[str, Session] = {}
         self._observer = observer
-        self._scratch = Path(tempfile.mkdtemp(prefix="dspy-bridge-"))
-        self._guardian = Guard(self._scratch)
+        self.scratch = Path(tempfile.mkdtemp(prefix="dspy-bridge-"))
+        self._guardian = Guard(self.scratch)
         self._reaper = Reaper(reactor, self._guardian.forget)
         self._reaper.watch(self._guardian.pid, self._guardian_ended)
         self.launcher = make_launcher(reactor, self._reaper)
         self.pool = Pool(reactor, self._reaper, self.launcher, options, self._guardian.remember)
+        self.residency = Residency(options.max_workers)
+        self.inspector = Inspector(reactor, options.measure_every)
+        self.store = store
+        self.add = add
         self._numbers = itertools.count(1)
         self._folders = itertools.count(1)
         self.waiting = 0
         """Requests that wait for a worker, in all sessions."""
         self._recycling = 0
-        self._recycle_queue: collections.deque[Session] = collections.deque()
+        self._recycle_queue: collections.deque[Crew] = collections.deque()
         self._draining = False
         self._drain_timer: Timer | None = None
         self._on_drained: Callable[[], None] | None = None
@@ -147,11 +149,14 @@ class Supervisor:
                 self.pool.stop(self._pool_stopped)
 
         for session in remaining:
-            session.end(one_ended, ShuttingDown("the daemon is shutting down"))
+            session.end(one_ended, ShuttingDown("the daemon is shutting down"), forget=False)
         one_ended()
 
     def _pool_stopped(self) -> None:
         self.launcher.stop()
+        self.inspector.stop()
+        if self.store is not None:
+            self.store.close()
         self._guardian.release()
         deadline = time.monotonic() + _LEAVE_BOUND_S
 
@@ -164,9 +169,9 @@ class Supervisor:
 
         check()
 
-    def _guardian_ended(self, status: int) -> None:
+    def _guardian_ended(self, ending: Ending) -> None:
         if not self._ended:
-            logger.warning("the guardian ended with status %d; starting another", status)
+            logger.warning("the guardian ended with code %d; starting another", ending.code)
             self._guardian.restart()
             self._reaper.watch(self._guardian.pid, self._guardian_ended)
 
@@ -177,14 +182,14 @@ class Supervisor:
         session_id: str,
         certificate: Callable[[Path], bytes],
         *,
-        recycle: RecyclePolicy | None = None,
-        workers: int = 1,
+        options: SessionOptions | None = None,
+        charter: bytes = b"",
     ) -> Session:
         """Make a session (cold; it wakes with its first request or ``ensure_live``).
 
         ``certificate(scratch)`` gives the birth certificate its workers are assigned with; ``scratch``
-        is a folder of the session's own. Raises :class:`SessionLimit`, :class:`ShuttingDown`;
-        ``KeyError`` if it exists.
+        is a folder of the session's own. ``charter`` is what a durable session is stored with. Raises
+        :class:`SessionLimit`, :class:`ShuttingDown`; ``KeyError`` if it exists.
         """
         if session_id in self.sessions:
             raise KeyError(session_id)
@@ -192,28 +197,45 @@ class Supervisor:
             raise ShuttingDown("the daemon is shutting down")
         if len(self.sessions) >= self.options.max_sessions:
             raise SessionLimit(f"{len(self.sessions)} sessions exist, as many as are allowed")
-        folder = self._scratch / str(next(self._folders))
-        folder.mkdir(mode=0o700)
-        session = Session(
-            session_id,
-            certificate(folder),
-            self,
-            recycle=recycle or self.options.recycle,
-            workers=workers,
-            queue_limit=self.options.queue_per_session,
-            folder=folder,
-        )
+        options = options or self.options.session
+        session = Session(session_id, self, options, charter=charter, folder_name=str(next(self._folders)))
+        session.birth = certificate(session.folder)
         self.sessions[session_id] = session
         self.counters.sessions += 1
+        if options.ttl:
+            self.reactor.call_later(options.ttl, lambda: self._check_use(session))
         return session
 
-    def submit(self, session: Session, body: bytes, sink: Sink, *, mutating: bool, timeout: float | None) -> Request:
+    def _check_use(self, session: Session) -> None:
+        """End the session if it has not been used for its time."""
+        if self.sessions.get(session.id) is not session or self._ended:
+            return
+        left = session.last_used + session.options.ttl - time.monotonic()
+        if left <= 0 and session.at_rest:
+            logger.info("session %s was not used for %d s and ends", session.id, session.options.ttl)
+            self.counters.expired += 1
+            session.end(lambda: None)
+        else:
+            self.reactor.call_later(left if left > 0 else session.options.ttl, lambda: self._check_use(session))
+
+    def submit(
+        self,
+        session: Session,
+        body: bytes,
+        sink: Sink,
+        *,
+        mutating: bool,
+        timeout: float | None,
+        label: str = "",
+        retries: int = 0,
+    ) -> Request:
         """Queue a request; its sink hears the rest. Nothing is raised: refusals reach the sink too."""
-        request = Request(next(self._numbers), body, sink, mutating=mutating)
+        request = Request(next(self._numbers), body, sink, mutating=mutating, label=label, retries=retries)
         self.counters.requests += 1
         if self._draining:
             request.finish_failed(ShuttingDown("the daemon is shutting down"))
         elif self.waiting >= self.options.queue_total:
+            self.counters.overloads += 1
             request.finish_failed(Overloaded(f"{self.options.queue_total} requests are waiting already"))
         else:
             session.submit(request, timeout)
@@ -221,12 +243,12 @@ class Supervisor:
 
     # -- a session's surroundings --------------------------------------------------------------
 
-    def may_recycle(self, session: Session) -> bool:
+    def may_recycle(self, crew: Crew) -> bool:
         if self._recycling < self.options.concurrent_recycles:
             self._recycling += 1
             return True
-        if session not in self._recycle_queue:
-            self._recycle_queue.append(session)
+        if crew not in self._recycle_queue:
+            self._recycle_queue.append(crew)
         return False
 
     def recycle_ended(self) -> None:
@@ -251,7 +273,21 @@ class Supervisor:
 
     def session_ended(self, session: Session) -> None:
         self.sessions.pop(session.id, None)
+        self._remove(session.folder)
+
+    def empty_scratch(self, session: Session) -> None:
+        trash = self.scratch / f"trash-{next(self._folders)}"
         with contextlib.suppress(OSError):
-            session.folder.rmdir()
+            session.folder.rename(trash)
+            session.folder.mkdir(mode=0o700)
+            self._remove(trash)
+
+    @staticmethod
+    def _remove(folder: Path) -> None:
+        """Now if it is empty or not there; a tree is left to a thread."""
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
             return
-        threading.Thread(target=shutil.rmtree, args=(session.folder, True), daemon=True).start()
+        except OSError:
+            threading.Thread(target=shutil.rmtree, args=(folder, True), daemon=True).start()

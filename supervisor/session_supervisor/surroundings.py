@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from session_supervisor.counters import Counters
 from session_supervisor.failures import DeathCertificate
+from session_supervisor.inspector import Inspector
 from session_supervisor.pool import Pool
 from session_supervisor.reactor import Reactor
+from session_supervisor.residency import Residency
+from session_supervisor.snapshot import Add
+from session_supervisor.store import Store
 
 if TYPE_CHECKING:
+    from session_supervisor.crew import Crew
     from session_supervisor.session import Session
 
 
 class Surroundings(Protocol):
-    """What a session needs of its supervisor."""
+    """What a session and its crew need of their supervisor."""
 
     reactor: Reactor
+    counters: Counters
     pool: Pool
+    residency: Residency
+    inspector: Inspector
+    store: Store | None
+    scratch: Path
+    """The folder of the sessions' scratch folders."""
+    add: Add
+    """How the application's tallies are added up."""
 
     @property
     def draining(self) -> bool:
         """The supervisor is ending: sessions say when they rest."""
 
     waiting: int
-    """Requests in the queues of all sessions; each session keeps its share up to date."""
+    """Requests in the queues of all sessions; each crew keeps its share up to date."""
 
-    def may_recycle(self, session: Session) -> bool:
-        """Whether another recycle may begin now; if not, ``session.recycle_due`` is called later."""
+    def may_recycle(self, crew: Crew) -> bool:
+        """Whether another succession may begin now; if not, ``crew.recycle_due`` is called later."""
 
     def recycle_ended(self) -> None:
-        """A recycle that was allowed is over, one way or the other."""
+        """A succession that was allowed is over, one way or the other."""
+
+    def empty_scratch(self, session: Session) -> None:
+        """Remove what is in the session's scratch folder."""
 
     def session_printed(self, session: Session, data: bytes) -> None:
         """A worker of the session wrote ``data`` outside any request."""

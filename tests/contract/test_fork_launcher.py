@@ -83,3 +83,14 @@ def test_a_template_that_becomes_unfit_refuses_to_fork_and_names_the_culprit() -
 
 def test_an_interpreter_forked_from_the_template_runs_one_thread(h: Harness) -> None:
     assert h.ask(h.open(), "threads") == "1"
+
+
+def test_a_template_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("session_supervisor.launchers.fork._FORK_BOUND_S", 0.3)
+    h = Harness(options=SupervisorOptions(spares=0)).start()
+    before = h.supervisor.launcher.describe()["template_pid"]
+    assert isinstance(before, int)
+    os.kill(before, signal.SIGSTOP)
+    assert h.ask(h.open(), "echo still") == "still"
+    assert h.supervisor.launcher.describe()["template_pid"] != before
+    h.close()

@@ -22,7 +22,7 @@ from session_supervisor.failures import (
     WorkerStartFailed,
 )
 from session_supervisor.handle import Grace
-from session_supervisor.options import RecyclePolicy, SupervisorOptions
+from session_supervisor.options import RecyclePolicy, SessionOptions, SupervisorOptions
 from tests.support.harness import Harness, fork, spawn
 
 LAUNCHERS = {"fork": fork, "spawn": spawn}
@@ -289,7 +289,7 @@ def test_a_session_ended_while_it_wakes_leaves_its_name_free_for_the_next(make: 
 
 
 def test_a_full_queue_refuses_at_once(make: Make) -> None:
-    h = make(spares=1, queue_per_session=3)
+    h = make(spares=1, session=SessionOptions(queue=3))
     session = h.open()
     sinks = [h.send(session, "echo x")[1] for _ in range(10)]
     refused = [sink for sink in sinks if sink.terminal]

@@ -14,6 +14,7 @@ import pytest
 
 from dspy_bridge.cli.send import _parse_pairs
 from dspy_bridge.client import Client, TransportError
+from dspy_bridge.protocol.errors import ERRORS
 
 
 def cli(*arguments: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
@@ -174,7 +175,7 @@ def test_doctor_names_the_remedy_for_an_unwritable_scratch_folder() -> None:
 def test_schema_prints_every_command_and_error() -> None:
     document = json.loads(cli("schema").stdout)
     assert {one["name"] for one in document["commands"]} >= {"create_program", "shutdown"}
-    assert len(document["errors"]) == 27
+    assert {one["code"] for one in document["errors"]} == set(ERRORS)
     assert json.loads(cli("schema", "ping").stdout)["served_by"] == "daemon"
     assert cli("schema", "nope").returncode == 2
 

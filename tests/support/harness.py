@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from session_supervisor.failures import DeathCertificate, Failure
@@ -15,6 +17,7 @@ from session_supervisor.reactor import Reactor
 from session_supervisor.reaper import Reaper
 from session_supervisor.request import Request
 from session_supervisor.session import Session
+from session_supervisor.store import Store
 from session_supervisor.supervisor import Supervisor
 
 TOY = "tests.support.toy_app"
@@ -32,6 +35,11 @@ def spawn(reactor: Reactor, reaper: Reaper, app: Application) -> Launcher:
     return SpawnLauncher(app)
 
 
+def add(total: bytes, share: bytes) -> bytes:
+    """The toy application's tallies are decimal numbers."""
+    return str(int(total) + int(share)).encode()
+
+
 class RecordingSink:
     """Keeps what a request was answered, in order."""
 
@@ -46,6 +54,9 @@ class RecordingSink:
 
     def output(self, data: bytes) -> None:
         self.heard.append(("output", data))
+
+    def retried(self, failure: Failure) -> None:
+        self.heard.append(("retried", failure))
 
     def reply(self, body: bytes) -> None:
         self.heard.append(("reply", body.decode()))
@@ -78,6 +89,7 @@ class Harness:
         launcher: Callable[..., Launcher] = fork,
         options: SupervisorOptions | None = None,
         app: Application | None = None,
+        state: Path | None = None,
         **kwargs: Any,
     ) -> None:
         self.errors: list[BaseException] = []
@@ -90,6 +102,8 @@ class Harness:
             lambda reactor, reaper: launcher(reactor, reaper, app, **kwargs),
             options or SupervisorOptions(),
             self,
+            add=add,
+            store=None if state is None else Store(state, self.reactor),
         )
         self.ready = False
         self.failed: str | None = None
@@ -125,15 +139,19 @@ class Harness:
         while time.monotonic() < deadline:
             self.reactor.run_once(0.01)
 
-    def open(self, name: str = "s", birth: bytes = b"birth", **kwargs: Any) -> Session:
-        return self.supervisor.open(name, lambda folder: birth, **kwargs)
+    def open(self, name: str = "s", birth: bytes = b"birth", **options: Any) -> Session:
+        """A session; ``options`` are those of :class:`SessionOptions`."""
+        given = dataclasses.replace(self.supervisor.options.session, **options)
+        return self.supervisor.open(name, lambda folder: birth, options=given, charter=birth)
 
     def send(
-        self, session: Session, text: str, *, timeout: float | None = None, mutating: bool = True
+        self, session: Session, text: str, *, timeout: float | None = None, mutating: bool = True, retries: int = 0
     ) -> tuple[Request, RecordingSink]:
         sink = RecordingSink()
         self.sinks.append(sink)
-        request = self.supervisor.submit(session, text.encode(), sink, mutating=mutating, timeout=timeout)
+        request = self.supervisor.submit(
+            session, text.encode(), sink, mutating=mutating, timeout=timeout, label=text.split(" ")[0], retries=retries
+        )
         return request, sink
 
     def ask(self, session: Session, text: str, *, timeout: float | None = None, bound: float = 10.0) -> Any:

@@ -3,16 +3,21 @@
 Requests are ``verb argument`` in ASCII. It keeps a counter that it reports as a snapshot part.
 """
 
+import ast
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 from session_supervisor.channel import Channel
 from session_supervisor.frames import Kind, pack
 from session_supervisor.hygiene import Interrupted, InterruptGate
+from session_supervisor.limits import CpuExhausted, LimitKeeper, LimitReached, Limits
+from session_supervisor.os_facts import private_memory
 from session_supervisor.snapshot import decode_parts, encode_parts
 
 
@@ -38,6 +43,8 @@ class Toy:
         self.parts: dict[str, bytes] = {}
         self.changed: dict[str, bytes] = {}
         self.birth = b""
+        self.held = b""
+        self.keeper = LimitKeeper(Limits())
 
     def run(self) -> None:
         self.channel.send(Kind.READY)
@@ -52,21 +59,31 @@ class Toy:
                     return
                 if body == b"die":
                     os.kill(os.getpid(), signal.SIGKILL)
+                if body.startswith(b"limits "):
+                    self.keeper = LimitKeeper(Limits(**ast.literal_eval(body[7:].decode())))
+                    self.keeper.apply()
                 self.channel.send(Kind.ASSIGNED)
             elif kind is Kind.LOAD:
                 for name, value in decode_parts(body).items():
                     self.parts.pop(name, None) if value is None else self.parts.__setitem__(name, value)
+            elif kind is Kind.COLLECT:
+                self.channel.send(Kind.HOLDS, private_memory(os.getpid()))
             elif kind is Kind.REQUEST:
                 self.serve(number, body.decode())
 
     def serve(self, number: int, text: str) -> None:
         self.changed = {}
+        spent = b""
         try:
-            with self.gate:
+            with self.gate, self.keeper.request():
                 reply = self.do(number, *text.split(" ", 1))
         except Interrupted:
             reply = "interrupted"
+        except (CpuExhausted, LimitReached, MemoryError, OSError) as exc:
+            reply = type(exc).__name__
+            spent = pack(Kind.SPENT, number)
         frames = pack(Kind.PARTS, number, encode_parts(self.changed)) if self.changed else b""
+        frames += spent
         self.channel.send_many(frames + pack(Kind.REPLY, number, reply.encode()))
 
     def do(self, number: int, verb: str, argument: str = "") -> str:
@@ -80,6 +97,46 @@ class Toy:
             value = int(self.parts.get("counter", b"0")) + 1
             self.parts["counter"] = self.changed["counter"] = str(value).encode()
             return str(value)
+        if verb == "tally":
+            self.changed["+tally"] = argument.encode()
+            self.parts["+tally"] = str(int(self.parts.get("+tally", b"0")) + int(argument)).encode()
+            return "counted"
+        if verb == "part":
+            return self.parts.get(argument, b"-").decode()
+        if verb == "put":
+            name, value = argument.split("=")
+            self.parts[name] = self.changed[name] = value.encode()
+            return "put"
+        if verb == "hold":  # so many MiB, really touched
+            self.held = os.urandom(int(argument) << 20)
+            return "held"
+        if verb == "spin":
+            until = time.process_time() + float(argument)
+            while time.process_time() < until:
+                pass
+            return "spun"
+        if verb == "spin-in-c":  # one call that does not come back to the interpreter for hours
+            return str(sum(itertools.repeat(1, 10**13)))
+        if verb == "hold-on":
+            self.held = os.urandom(int(argument) << 20)
+            time.sleep(60)
+        if verb == "kill-self":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if verb == "fork":
+            self.children = [subprocess.Popen(["sleep", "60"]) for _ in range(int(argument))]
+            return "forked"
+        if verb == "scratch":
+            folder, size = argument.split(" ")
+            Path(folder, f"file{time.monotonic_ns()}").write_bytes(bytes(int(size)))
+            return "written"
+        if verb == "open-files":
+            self.files = [os.open(os.devnull, os.O_RDONLY) for _ in range(int(argument))]
+            return "opened"
+        if verb == "die-once":  # leaves a mark first; lives where it finds it
+            if Path(argument).exists():
+                return "lived"
+            Path(argument).touch()
+            os._exit(9)
         if verb == "events":
             for index in range(int(argument)):
                 self.channel.send(Kind.EVENT, number, str(index).encode())

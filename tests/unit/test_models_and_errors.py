@@ -11,8 +11,9 @@ import pytest
 
 from dspy_bridge.protocol.commands import ProgramType
 from dspy_bridge.protocol.errors import ERRORS, BridgeError
+from dspy_bridge.protocol.secrets import redacted, split_secrets
 from dspy_bridge.worker.exceptions import to_bridge_error
-from dspy_bridge.worker.models import build_lm, redacted, split_secrets
+from dspy_bridge.worker.models import build_lm
 from dspy_bridge.worker.programs import PROGRAM_TYPES
 from dspy_bridge.worker.scripted import OBSERVER, ScriptedLM
 

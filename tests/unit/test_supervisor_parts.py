@@ -15,7 +15,12 @@ from session_supervisor.reactor import Reactor
 from session_supervisor.snapshot import Snapshot, decode_parts, encode_parts
 from session_supervisor.states import SESSION_TRANSITIONS, WORKER_TRANSITIONS, IllegalTransition, Lifecycle
 
-names = st.text(min_size=1, max_size=10)
+
+def add(total: bytes, share: bytes) -> bytes:
+    return total + share
+
+
+names = st.text(min_size=1, max_size=10) | st.sampled_from(["+a", "+b"])
 parts = st.dictionaries(names, st.none() | st.binary(max_size=30), max_size=5)
 
 
@@ -55,7 +60,7 @@ class SnapshotMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.snapshot = Snapshot()
+        self.snapshot = Snapshot(add)
         self.truth: dict[str, bytes] = {}
         self.workers: list[tuple[int, dict[str, bytes]]] = [(0, {})]
 
@@ -63,7 +68,11 @@ class SnapshotMachine(RuleBasedStateMachine):
     def change(self, change: dict[str, bytes | None]) -> None:
         self.snapshot.apply(change)
         for name, value in change.items():
-            self.truth.pop(name, None) if value is None else self.truth.__setitem__(name, value)
+            if value is None:
+                self.truth.pop(name, None)
+            else:
+                before = self.truth.get(name, b"") if name.startswith("+") else b""
+                self.truth[name] = before + value
 
     @rule()
     def a_new_worker(self) -> None:

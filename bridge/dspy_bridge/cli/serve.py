@@ -14,6 +14,7 @@ from dspy_bridge.daemon.descriptors import claim_stdio, raise_descriptor_limit
 from dspy_bridge.daemon.listener import SocketInUse
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.server import Daemon, Exit, configure_logging
+from session_supervisor.store import StateUnusable
 
 
 def _flag(name: str, field: FieldInfo) -> click.Option:
@@ -48,7 +49,11 @@ def _serve(fds: tuple[int, int] | None, socket: str | None, **given: Any) -> Non
     configure_logging(options.log_level)
     raise_descriptor_limit()
     own_read, own_write = claim_stdio()
-    daemon = Daemon(options)
+    try:
+        daemon = Daemon(options)
+    except StateUnusable as exc:
+        click.echo(f"dspy-bridge cannot start: {exc}", err=True)
+        sys.exit(int(Exit.STATE_UNUSABLE))
     try:
         if socket is not None:
             daemon.serve_socket(socket)

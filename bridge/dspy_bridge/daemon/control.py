@@ -8,29 +8,28 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Final
 
-import orjson
 import psutil
 
 from dspy_bridge.daemon import variables
 from dspy_bridge.daemon.failures import to_bridge_error
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.router import OpenRequest, Router
+from dspy_bridge.daemon.sessions import Sessions
 from dspy_bridge.protocol import commands
 from dspy_bridge.protocol.commands import COMMANDS, Command, StartSessionArgs
 from dspy_bridge.protocol.envelope import PROTOCOL_VERSION
 from dspy_bridge.protocol.errors import BridgeError
-from dspy_bridge.protocol.snapshot_parts import program_ids
 from session_supervisor.failures import Failure, RequestCancelled
-from session_supervisor.options import RecyclePolicy
-from session_supervisor.session import Session
+from session_supervisor.os_facts import private_memory
 from session_supervisor.supervisor import Supervisor
 
-CAPABILITIES: Final = ["sessions", "recycling", "cancel", "log_events", "json_rpc"]
+CAPABILITIES: Final = [
+    *("sessions", "recycling", "hibernation", "export", "branch", "pools", "limits", "retry"),
+    *("cancel", "log_events", "json_rpc"),
+]
 
 
 def installed_version(distribution: str) -> str:
@@ -47,11 +46,13 @@ class Control:
     def __init__(
         self,
         supervisor: Supervisor,
+        sessions: Sessions,
         options: DaemonOptions,
         shutdown: Callable[[], None],
     ) -> None:
         self.router: Router | None = None
         self._supervisor = supervisor
+        self._sessions = sessions
         self._options = options
         self._shutdown = shutdown
         self._started = time.monotonic()
@@ -65,6 +66,9 @@ class Control:
             "list_sessions": self._list_sessions,
             "session_info": self._session_info,
             "recycle_session": self._recycle_session,
+            "export_session": self._export_session,
+            "import_session": self._import_session,
+            "branch_session": self._branch_session,
             "get_state": self._on_variable(variables.get_state),
             "set_state": self._on_variable(variables.set_state),
             "update_state": self._on_variable(variables.update_state),
@@ -77,40 +81,6 @@ class Control:
         """Answer ``opened``, now or later. Raises :class:`BridgeError` or a failure of the supervisor."""
         args = commands.validate(command.args, opened.call.args)
         self._handlers[command.alias_of or command.name](opened, args)
-
-    # -- sessions by name ----------------------------------------------------------------------
-
-    def session_for(self, session_id: str) -> Session:
-        """The session of that id, opened if need be. Raises ``session_not_found``, :class:`Failure`."""
-        session = self._supervisor.sessions.get(session_id)
-        if session is not None:
-            return session
-        if self._options.explicit_sessions:
-            raise self._not_found(session_id)
-        return self._open(session_id, StartSessionArgs())
-
-    def _open(self, session_id: str, args: StartSessionArgs) -> Session:
-        def certificate(scratch: Path) -> bytes:
-            birth = args.model_dump(exclude={"session_id", "ttl_s", "max_requests"}, exclude_unset=True)
-            return orjson.dumps({**birth, "session_id": session_id, "scratch": str(scratch)})
-
-        policy = self._supervisor.options.recycle
-        recycle = RecyclePolicy(
-            ttl=policy.ttl if args.ttl_s is None else args.ttl_s,
-            max_requests=policy.max_requests if args.max_requests is None else args.max_requests,
-            jitter=policy.jitter,
-        )
-        return self._supervisor.open(session_id, certificate, recycle=recycle)
-
-    def _existing(self, session_id: str) -> Session:
-        session = self._supervisor.sessions.get(session_id)
-        if session is None:
-            raise self._not_found(session_id)
-        return session
-
-    @staticmethod
-    def _not_found(session_id: str) -> BridgeError:
-        return BridgeError("session_not_found", f"there is no session {session_id!r}")
 
     # -- handlers ------------------------------------------------------------------------------
 
@@ -142,24 +112,28 @@ class Control:
     def _list_commands(self, opened: OpenRequest, args: commands.NoArgs) -> None:
         opened.success({"commands": [commands.schemas(name) for name in COMMANDS]})
 
+    # -- sessions ------------------------------------------------------------------------------
+
     def _start_session(self, opened: OpenRequest, args: StartSessionArgs) -> None:
-        session_id = opened.call.session_id if opened.call.session_given else f"s-{secrets.token_hex(6)}"
-        if session_id in self._supervisor.sessions:
-            raise BridgeError("session_exists", f"session {session_id!r} exists already")
-        session = self._open(session_id, args)
+        session_id = opened.call.session_id if opened.call.session_given else self._sessions.new_id()
+        self._sessions.check_free(session_id)
+        session = self._sessions.open(session_id, args)
 
         def live(failure: Failure | None) -> None:
             if failure is None:
-                pid = session.workers[0].pid
-                opened.success({"session_id": session_id, "status": "started", "worker_pid": pid})
+                session.commit({}, recorded)
             else:
                 session.end(lambda: opened.error(to_bridge_error(failure)))
+
+        def recorded(failure: Failure | None) -> None:
+            pid = session.workers[0].pid if session.workers else None
+            opened.conclude(failure, {"session_id": session_id, "status": "started", "worker_pid": pid})
 
         session.ensure_live(live)
 
     def _end_session(self, opened: OpenRequest, args: commands.NoArgs) -> None:
         session_id = opened.call.session_id
-        session = self._supervisor.sessions.get(session_id)
+        session = self._sessions.get(session_id)
         if session is None:
             # To end what does not exist is a success: clean-ups may run twice.
             opened.success({"session_id": session_id, "status": "not_found"})
@@ -167,49 +141,69 @@ class Control:
             session.end(lambda: opened.success({"session_id": session_id, "status": "ended"}))
 
     def _list_sessions(self, opened: OpenRequest, args: commands.NoArgs) -> None:
-        opened.success({"sessions": [self._describe(session) for session in self._supervisor.sessions.values()]})
+        everyone = list(self._supervisor.sessions.values())
+        self._sessions.describe(everyone, lambda described: opened.success({"sessions": described}))
 
     def _session_info(self, opened: OpenRequest, args: commands.NoArgs) -> None:
-        opened.success(self._describe(self._existing(opened.call.session_id)))
-
-    def _describe(self, session: Session) -> dict[str, Any]:
-        workers = [
-            {
-                "pid": worker.pid,
-                "state": worker.state,
-                "requests": worker.served,
-                "age_s": round(worker.age, 3),
-                "memory_mb": private_memory_mb(worker.pid),
-            }
-            for worker in session.workers
-        ]
-        return {
-            "session_id": session.id,
-            "state": session.state,
-            "workers": workers,
-            "requests": session.requests,
-            "queued": session.queued,
-            "recycles": session.recycles,
-            "recoveries": session.recoveries,
-            "programs": program_ids(session.snapshot.live_parts()),
-            "durable": False,
-            "created_at": datetime.fromtimestamp(session.created, timezone.utc).isoformat(timespec="milliseconds"),
-        }
+        session = self._sessions.existing(opened.call.session_id)
+        self._sessions.describe([session], lambda described: opened.success(described[0]))
 
     def _recycle_session(self, opened: OpenRequest, args: commands.NoArgs) -> None:
-        session = self._existing(opened.call.session_id)
+        session = self._sessions.existing(opened.call.session_id)
 
         def recycled(failure: Failure | None) -> None:
-            if failure is not None:
-                opened.error(to_bridge_error(failure))
-                return
             pid = session.workers[0].pid if session.workers else None
-            opened.success({"session_id": session.id, "status": "recycled", "worker_pid": pid})
+            opened.conclude(failure, {"session_id": session.id, "status": "recycled", "worker_pid": pid})
 
         session.recycle(recycled)
 
-    def _on_variable(self, operate: Callable[[Session, Any], dict[str, Any]]) -> Callable[[OpenRequest, Any], None]:
-        return lambda opened, args: opened.success(operate(self.session_for(opened.call.session_id), args))
+    def _export_session(self, opened: OpenRequest, args: commands.NoArgs) -> None:
+        session = self._sessions.existing(opened.call.session_id)
+        session.commit({}, lambda failure: opened.conclude(failure, {"document": self._sessions.export(session)}))
+
+    def _import_session(self, opened: OpenRequest, args: commands.ImportSessionArgs) -> None:
+        session_id = opened.call.session_id if opened.call.session_given else args.document.session_id
+        existing = self._sessions.get(session_id)
+        if existing is None or args.on_exists == "error":
+            self._sessions.check_free(session_id)
+            self._load(opened, session_id, args.document)
+        else:
+            # What is to be replaced goes only once it is sure that something can take its place.
+            self._sessions.check(args.document)
+            existing.end(lambda: opened.attempt(lambda: self._load(opened, session_id, args.document)))
+
+    def _load(self, opened: OpenRequest, session_id: str, document: commands.SessionDocument) -> None:
+        session = self._sessions.load(session_id, document)
+        result = {
+            "session_id": session_id,
+            "status": "imported",
+            "programs": self._sessions.programs(session),
+            "missing": self._sessions.missing(session),
+        }
+        session.commit({}, lambda failure: opened.conclude(failure, result))
+
+    def _branch_session(self, opened: OpenRequest, args: commands.BranchSessionArgs) -> None:
+        source = self._sessions.existing(opened.call.session_id)
+        branch_id = args.branch_id if args.branch_id is not None else self._sessions.new_id()
+        self._sessions.check_free(branch_id)
+        session = self._sessions.branch(source, branch_id)
+        result = {
+            "session_id": branch_id,
+            "status": "branched",
+            "branched_from": source.id,
+            "programs": self._sessions.programs(session),
+        }
+        session.commit({}, lambda failure: opened.conclude(failure, result))
+
+    def _on_variable(self, operate: variables.Operation) -> Callable[[OpenRequest, Any], None]:
+        def serve(opened: OpenRequest, args: Any) -> None:
+            session = self._sessions.needed(opened.call.session_id)
+            session.touch()
+            parts, answer = operate(session.snapshot, args)
+            version = session.snapshot.version + bool(parts)
+            session.commit(parts, lambda failure: opened.conclude(failure, answer(version)))
+
+        return serve
 
     def _cancel(self, opened: OpenRequest, args: commands.CancelArgs) -> None:
         assert self.router is not None
@@ -232,25 +226,38 @@ class Control:
         opened.success(
             {
                 "uptime_s": round(time.monotonic() - self._started, 3),
-                "sessions": {"total": len(supervisor.sessions), "by_state": states},
+                "sessions": {
+                    "total": len(supervisor.sessions),
+                    "by_state": states,
+                    "limit": supervisor.options.max_sessions,
+                    "expired": counters.expired,
+                    "hibernations": counters.hibernations,
+                },
                 "requests": {
                     "total": counters.requests,
                     "waiting": supervisor.waiting,
+                    "waiting_limit": supervisor.options.queue_total,
                     "open": len(self.router.open),
+                    "overloaded": counters.overloads,
+                    "retried": self.router.retries,
                     "latency_ms": _percentiles(self.router.latencies),
+                    "queue_ms": _percentiles(self.router.waits),
                 },
                 "workers": {
                     "spare": supervisor.pool.spare_count,
                     "starting": supervisor.pool.starting_count,
                     "started": supervisor.pool.started,
                     "live": sum(len(session.workers) for session in supervisor.sessions.values()),
+                    "busy": sum(session.in_flight for session in supervisor.sessions.values()),
+                    "limit": supervisor.residency.limit,
+                    "sessions_waiting": supervisor.residency.waiting,
                     "crashes": counters.crashes,
                     "recycles": counters.recycles,
                 },
                 "launcher": launcher,
                 "memory_mb": {
-                    "daemon": private_memory_mb(os.getpid()),
-                    "template": private_memory_mb(template) if isinstance(template, int) else None,
+                    "daemon": _memory_mb(os.getpid()),
+                    "template": _memory_mb(template) if isinstance(template, int) else None,
                 },
                 "python": sys.version.split()[0],
             }
@@ -270,9 +277,9 @@ def _percentiles(seconds: Iterable[float]) -> dict[str, float | None]:
     }
 
 
-def private_memory_mb(pid: int) -> float | None:
-    """Memory that would be freed if the process ended (USS), in MiB; None if it is gone."""
+def _memory_mb(pid: int) -> float | None:
+    """Private memory of a process in MiB; None if it is gone."""
     try:
-        return round(float(psutil.Process(pid).memory_full_info().uss) / 2**20, 2)
+        return round(private_memory(pid) / 2**20, 2)
     except psutil.Error:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
-from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.protocol.errors import BridgeError, limit_error
 from session_supervisor import failures
 
 _CODES: Final[dict[type[failures.Failure], str]] = {
@@ -28,4 +28,8 @@ def to_bridge_error(failure: failures.Failure) -> BridgeError:
         refusal = BridgeError.decode(str(failure))  # a worker refused to become the session
         if refusal is not None:
             return refusal
+    if isinstance(failure, failures.LimitExceeded):
+        return limit_error(failure.limit, str(failure))
+    if isinstance(failure, failures.NotStored):
+        return BridgeError("internal", str(failure), retryable=True)
     return BridgeError(_CODES[type(failure)], str(failure))

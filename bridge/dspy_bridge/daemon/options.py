@@ -5,13 +5,20 @@ From this model come the flags of ``bridge-cli serve``, their help and their val
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from dspy_bridge.protocol.codec import DEFAULT_MAX_FRAME
+from dspy_bridge.protocol.commands import StartSessionArgs
+from dspy_bridge.protocol.errors import BridgeError
 from session_supervisor.handle import Grace
-from session_supervisor.options import RecyclePolicy, SupervisorOptions
+from session_supervisor.limits import Limits
+from session_supervisor.options import RecyclePolicy, SessionOptions, SupervisorOptions
+from session_supervisor.os_facts import usable_memory
+
+_PER_WORKER: Final = 16 << 20
+"""Bytes reckoned for one interpreter where nobody says how many there may be."""
 
 
 class DaemonOptions(BaseModel):
@@ -35,10 +42,31 @@ class DaemonOptions(BaseModel):
     queue_per_session: int = Field(1_024, ge=1, description="Most requests waiting in one session.")
     queue_total: int = Field(16_384, ge=1, description="Most requests waiting in all sessions.")
     spares: int = Field(2, ge=0, le=1_000, description="Interpreters forked ahead of need.")
+    max_workers: int = Field(
+        0,
+        ge=0,
+        description="Most interpreters serving at once; sessions beyond hibernate. 0: what half the memory holds.",
+    )
+    idle_timeout_s: float = Field(
+        0, ge=0, description="A session hibernates after so long without a request; 0: never."
+    )
+    session_ttl_s: float = Field(0, ge=0, description="A session ends after so long without a request; 0: never.")
     worker_ttl_s: float = Field(3600, ge=0, description="Fresh interpreter for a session after so long; 0: never.")
     worker_max_requests: int = Field(0, ge=0, description="Fresh interpreter after so many requests; 0: never.")
-    recycle_jitter: float = Field(0.1, ge=0, le=1, description="Spread those two limits downwards by this fraction.")
+    worker_max_growth_mb: int = Field(
+        0, ge=0, description="Fresh interpreter once its private memory grew by so many MiB; 0: never."
+    )
+    recycle_jitter: float = Field(0.1, ge=0, le=1, description="Spread time and count downwards by this fraction.")
     concurrent_recycles: int = Field(2, ge=1, description="Most interpreters being replaced at once.")
+    max_memory_mb: int = Field(0, ge=0, description="Most private memory of an interpreter, in MiB; 0: no limit.")
+    max_cpu_s: float = Field(0, ge=0, description="Most processor time of one request; 0: no limit.")
+    max_open_files: int = Field(0, ge=0, description="Most descriptors of an interpreter (at least 32); 0: no limit.")
+    max_processes: int = Field(0, ge=0, description="Most processes of an interpreter, itself included; 0: no limit.")
+    max_scratch_mb: int = Field(0, ge=0, description="Most in a session's scratch folder, in MiB; 0: no limit.")
+    state_dir: str = Field("", description="Keep durable sessions in this folder, over restarts of the daemon.")
+    state_sync: Literal["normal", "full"] = Field(
+        "normal", description="What an acknowledged change survives: the daemon's death, or the machine's too (slower)."
+    )
     template_max_forks: int = Field(300, ge=1, description="Forks after which a fresh template takes over.")
     start_timeout_s: float = Field(30, gt=0, description="Longest an interpreter may take to be ready.")
     drain_timeout_s: float = Field(10, ge=0, description="Longest that requests under way may take at shutdown.")
@@ -54,12 +82,43 @@ class DaemonOptions(BaseModel):
         """The supervisor's share."""
         return SupervisorOptions(
             spares=self.spares,
+            max_workers=self.max_workers or max(16, usable_memory() // 2 // _PER_WORKER),
             max_sessions=self.max_sessions,
-            queue_per_session=self.queue_per_session,
             queue_total=self.queue_total,
             concurrent_recycles=self.concurrent_recycles,
             start_timeout=self.start_timeout_s,
             drain_timeout=self.drain_timeout_s,
-            recycle=RecyclePolicy(self.worker_ttl_s, self.worker_max_requests, self.recycle_jitter),
+            session=self.for_session(StartSessionArgs()),
             grace=Grace(interrupt=self.interrupt_grace_s, terminate=self.terminate_grace_s),
+        )
+
+    def for_session(self, args: StartSessionArgs) -> SessionOptions:
+        """What one session gets: what it asked for, otherwise what holds for all. Raises ``unsupported``."""
+        if args.durable and not self.state_dir:
+            message = "a durable session needs a daemon started with --state-dir"
+            raise BridgeError("unsupported", message)
+
+        def given(name: str, of_daemon: str | None = None) -> Any:
+            value = getattr(args, name)
+            return getattr(self, of_daemon or name) if value is None else value
+
+        return SessionOptions(
+            recycle=RecyclePolicy(
+                ttl=given("ttl_s", "worker_ttl_s"),
+                max_requests=given("max_requests", "worker_max_requests"),
+                growth=given("max_growth_mb", "worker_max_growth_mb") << 20,
+                jitter=self.recycle_jitter,
+            ),
+            limits=Limits(
+                memory=given("max_memory_mb") << 20,
+                open_files=given("max_open_files"),
+                processes=given("max_processes"),
+                cpu=given("max_cpu_s"),
+                scratch=given("max_scratch_mb") << 20,
+            ),
+            workers=args.workers or 1,
+            queue=given("max_queue", "queue_per_session"),
+            idle_timeout=given("idle_timeout_s"),
+            ttl=given("session_ttl_s"),
+            durable=bool(self.state_dir) if args.durable is None else args.durable,
         )

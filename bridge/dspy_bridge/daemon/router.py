@@ -65,10 +65,17 @@ class OpenRequest:
         if self._log_left <= 0:
             self._send_event(envelope.event_tail("log", {"text": "", "truncated": True}))
 
+    def retried(self, failure: Failure) -> None:
+        self._router.retries += 1
+        error = to_bridge_error(failure).to_wire()
+        self._send_event(envelope.event_tail("status", {"status": "retried", "after": error}))
+
     def reply(self, body: bytes) -> None:
         self._router.close(self)
-        if self.session is not None:
+        if self.request is not None:
             self._router.latencies.append(time.monotonic() - self._received)
+            if self.request.started_at:
+                self._router.waits.append(self.request.started_at - self._received)
         self.connection.send(body)
 
     def fail(self, failure: Failure) -> None:
@@ -84,6 +91,25 @@ class OpenRequest:
 
     def error(self, error: BridgeError) -> None:
         self.reply(envelope.failure(self.call.id, self.call.rpc, error))
+
+    def conclude(self, failure: Failure | None, result: Any) -> None:
+        """Succeed with ``result``, unless there is a failure."""
+        if failure is None:
+            self.success(result)
+        else:
+            self.fail(failure)
+
+    def attempt(self, step: Callable[[], None]) -> None:
+        """Take a step towards the answer; whatever it raises is the answer."""
+        try:
+            step()
+        except BridgeError as error:
+            self.error(error)
+        except Failure as failure:
+            self.fail(failure)
+        except Exception as exc:
+            logger.exception("command %s failed in the daemon", self.call.command)
+            self.error(BridgeError("internal", f"the daemon failed: {type(exc).__name__}: {exc}"))
 
     def _send_event(self, tail: bytes) -> None:
         self.connection.send(envelope.event(self.call.id, self.call.rpc, self._seq, tail))
@@ -109,6 +135,10 @@ class Router:
         self.open: OpenRequests = {}
         self.latencies: collections.deque[float] = collections.deque(maxlen=1_000)
         """Seconds from receipt to terminal reply of the latest requests that went to a session."""
+        self.waits: collections.deque[float] = collections.deque(maxlen=1_000)
+        """The part of it they waited for an interpreter."""
+        self.retries = 0
+        """Requests that began again because their interpreter had died."""
         self._supervisor = supervisor
         self._control = control
         self._session_for = session_for
@@ -142,15 +172,7 @@ class Router:
             return
         opened = OpenRequest(self, connection, call)
         self.open[key] = opened
-        try:
-            self._dispatch(opened, body)
-        except BridgeError as error:
-            opened.error(error)
-        except Failure as failure:
-            opened.fail(failure)
-        except Exception as exc:
-            logger.exception("command %s failed in the daemon", call.command)
-            opened.error(BridgeError("internal", f"the daemon failed: {type(exc).__name__}: {exc}"))
+        opened.attempt(lambda: self._dispatch(opened, body))
 
     def _dispatch(self, opened: OpenRequest, body: bytes) -> None:
         call = opened.call
@@ -160,7 +182,15 @@ class Router:
             return
         timeout = call.timeout_ms / 1000 if call.timeout_ms is not None else None
         opened.session = session = self._session_for(call.session_id)
-        opened.request = self._supervisor.submit(session, body, opened, mutating=command.mutating, timeout=timeout)
+        opened.request = self._supervisor.submit(
+            session,
+            body,
+            opened,
+            mutating=command.mutating,
+            timeout=timeout,
+            label=call.command,
+            retries=1 if call.retry else 0,
+        )
 
     def close(self, opened: OpenRequest) -> None:
         """The request has had its terminal reply: its id may be used again."""

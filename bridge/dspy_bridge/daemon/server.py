@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 from dspy_bridge.daemon.connection import Connection
 from dspy_bridge.daemon.control import Control
@@ -14,8 +15,10 @@ from dspy_bridge.daemon.descriptors import pollable_input
 from dspy_bridge.daemon.listener import Listener
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.router import Router
+from dspy_bridge.daemon.sessions import Sessions
 from dspy_bridge.protocol import envelope
 from dspy_bridge.protocol.codec import Framing
+from dspy_bridge.protocol.snapshot_parts import add_tally
 from session_supervisor.failures import DeathCertificate, RequestCancelled
 from session_supervisor.launchers.base import Application, Launcher
 from session_supervisor.launchers.fork import ForkLauncher
@@ -23,6 +26,7 @@ from session_supervisor.launchers.spawn import SpawnLauncher
 from session_supervisor.os_facts import IS_LINUX
 from session_supervisor.reactor import Reactor, Timer
 from session_supervisor.reaper import Reaper
+from session_supervisor.store import Store
 from session_supervisor.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -36,6 +40,7 @@ class Exit(enum.IntEnum):
     USAGE = 2
     PRELOAD_FAILED = 3
     SOCKET_IN_USE = 4
+    STATE_UNUSABLE = 5
     KILLED = 143
     """A second SIGTERM ended it at once."""
 
@@ -50,15 +55,22 @@ _LAST_WORDS_S = 2.0
 
 
 class Daemon:
-    """One daemon. Add transports, then :meth:`run`."""
+    """One daemon. Add transports, then :meth:`run`. Raises :class:`StateUnusable`."""
 
     def __init__(self, options: DaemonOptions) -> None:
         self._options = options
         self._reactor = Reactor(lambda exc: logger.error("a callback of the daemon failed", exc_info=exc))
-        self._supervisor = Supervisor(self._reactor, self._make_launcher, options.for_supervisor(), self)
-        self._control = Control(self._supervisor, options, self.shut_down)
+        # First, because it may not be possible: then nothing has been begun.
+        store = Store(Path(options.state_dir), self._reactor, options.state_sync) if options.state_dir else None
+        self._supervisor = Supervisor(
+            self._reactor, self._make_launcher, options.for_supervisor(), self, add=add_tally, store=store
+        )
+        sessions = Sessions(self._supervisor, options)
+        for stored in store.load() if store else ():
+            sessions.restore(stored)
+        self._control = Control(self._supervisor, sessions, options, self.shut_down)
         self._router = Router(
-            self._supervisor, self._control.serve, self._control.session_for, log_limit=options.request_log_bytes
+            self._supervisor, self._control.serve, sessions.needed, log_limit=options.request_log_bytes
         )
         self._control.router = self._router
         self._primary: Connection | None = None

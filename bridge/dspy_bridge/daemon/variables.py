@@ -2,11 +2,13 @@
 
 They are parts of the session's snapshot, so they outlive any interpreter; and they are read and
 changed here, between two turns of the daemon's one loop, so every operation is atomic and is answered
-while the session's interpreters are busy.
+while the session's interpreters are busy. An operation gives what it changes, and how to answer once
+that has been committed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -14,24 +16,27 @@ import orjson
 from dspy_bridge.protocol.commands import GetStateArgs, SetStateArgs, UpdateStateArgs
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.snapshot_parts import VARIABLE_PREFIX
-from session_supervisor.session import Session
-from session_supervisor.snapshot import Snapshot
+from session_supervisor.snapshot import Parts, Snapshot
+
+Answer = Callable[[int], dict[str, Any]]
+"""From the session's version to the command's result."""
+Operation = Callable[[Snapshot, Any], tuple[Parts, Answer]]
 
 
-def get_state(session: Session, args: GetStateArgs) -> dict[str, Any]:
+def get_state(snapshot: Snapshot, args: GetStateArgs) -> tuple[Parts, Answer]:
     """``{"key", "value", "found"}``."""
-    found, value = _read(session.snapshot, args.key)
-    return {"key": args.key, "value": value, "found": found}
+    found, value = _read(snapshot, args.key)
+    return {}, lambda _version: {"key": args.key, "value": value, "found": found}
 
 
-def set_state(session: Session, args: SetStateArgs) -> dict[str, Any]:
+def set_state(_snapshot: Snapshot, args: SetStateArgs) -> tuple[Parts, Answer]:
     """``{"key", "version"}``; the version grows with every change of the session."""
-    return {"key": args.key, "version": _write(session.snapshot, args.key, args.value)}
+    return _change(args.key, args.value), lambda version: {"key": args.key, "version": version}
 
 
-def update_state(session: Session, args: UpdateStateArgs) -> dict[str, Any]:
+def update_state(snapshot: Snapshot, args: UpdateStateArgs) -> tuple[Parts, Answer]:
     """``{"key", "value", "version", "changed"}``: the value afterwards. Raises ``invalid_args``."""
-    snapshot, key = session.snapshot, args.key
+    key = args.key
     found, value = _read(snapshot, key)
     changed = True
     if args.op == "incr":
@@ -49,10 +54,10 @@ def update_state(session: Session, args: UpdateStateArgs) -> dict[str, Any]:
         value = args.value if changed else value
     else:
         changed, value = found, None
-        snapshot.apply({VARIABLE_PREFIX + key: None})
-        return {"key": key, "value": None, "version": snapshot.version, "changed": changed}
-    version = _write(snapshot, key, value) if changed else snapshot.version
-    return {"key": key, "value": value, "version": version, "changed": changed}
+    parts: Parts = {}
+    if changed:
+        parts = {VARIABLE_PREFIX + key: None} if args.op == "delete" else _change(key, value)
+    return parts, lambda version: {"key": key, "value": value, "version": version, "changed": changed}
 
 
 def _read(snapshot: Snapshot, key: str) -> tuple[bool, Any]:
@@ -60,13 +65,11 @@ def _read(snapshot: Snapshot, key: str) -> tuple[bool, Any]:
     return (False, None) if encoded is None else (True, orjson.loads(encoded))
 
 
-def _write(snapshot: Snapshot, key: str, value: Any) -> int:
+def _change(key: str, value: Any) -> Parts:
     try:
-        encoded = orjson.dumps(value)
+        return {VARIABLE_PREFIX + key: orjson.dumps(value)}
     except TypeError:  # an integer that has grown beyond 64 bits
         raise _misfit("the value would be beyond 64 bits") from None
-    snapshot.apply({VARIABLE_PREFIX + key: encoded})
-    return snapshot.version
 
 
 def _is_number(value: Any) -> bool:

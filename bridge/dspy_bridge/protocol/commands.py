@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import LMConfig
@@ -91,13 +91,36 @@ class SettingsArgs(Args):
     seed: int | None = Field(None, description="Seed of the interpreter's random streams.")
 
 
+def _enough(value: int | None) -> int | None:
+    if value is not None and 0 < value < 32:
+        raise ValueError("an interpreter needs at least 32 descriptors (0: no limit)")
+    return value
+
+
 class StartSessionArgs(Args):
+    """What is left out is as the daemon's options say; 0 means never or no limit."""
+
     env: dict[str, str] = Field(default_factory=dict, description="Environment variables, beside the daemon's own.")
     cwd: str | None = Field(None, description="Working directory (default: the daemon's).")
     lm: LMConfig | None = Field(None, description="As the arguments of configure_lm.")
     settings: SettingsArgs | None = Field(None, description="As the arguments of configure.")
-    ttl_s: float | None = Field(None, ge=0, description="Fresh interpreter after so many seconds; 0: never.")
-    max_requests: int | None = Field(None, ge=0, description="Fresh interpreter after so many requests; 0: never.")
+    workers: int | None = Field(None, ge=1, le=64, description="Interpreters its requests are spread over (default 1).")
+    durable: bool | None = Field(None, description="Kept in the daemon's --state-dir (default: if there is one).")
+    ttl_s: float | None = Field(None, ge=0, description="Fresh interpreter after so many seconds.")
+    max_requests: int | None = Field(None, ge=0, description="Fresh interpreter after so many requests.")
+    max_growth_mb: int | None = Field(
+        None, ge=0, description="Fresh interpreter once its private memory has grown by so many MiB."
+    )
+    idle_timeout_s: float | None = Field(None, ge=0, description="Hibernate after so long without a request.")
+    session_ttl_s: float | None = Field(None, ge=0, description="End the session after so long without a request.")
+    max_memory_mb: int | None = Field(None, ge=0, description="Most private memory of an interpreter, in MiB.")
+    max_cpu_s: float | None = Field(None, ge=0, description="Most processor time of one request.")
+    max_open_files: Annotated[int | None, AfterValidator(_enough)] = Field(
+        None, ge=0, description="Most descriptors an interpreter may have open."
+    )
+    max_processes: int | None = Field(None, ge=0, description="Most processes, the interpreter itself included.")
+    max_scratch_mb: int | None = Field(None, ge=0, description="Most in the session's scratch folder, in MiB.")
+    max_queue: int | None = Field(None, ge=1, description="Most requests waiting in the session.")
 
 
 class StartSessionResult(Result):
@@ -113,14 +136,19 @@ class EndSessionResult(Result):
 
 class SessionInfo(Result):
     session_id: str
-    state: str
+    state: Literal["cold", "waking", "live", "ending"] = Field(description="cold: hibernating, or not used yet.")
     workers: list[dict[str, Any]] = Field(description="Each with pid, requests, age_s and memory_mb (private memory).")
+    capacity: int = Field(description="How many interpreters it may have at once.")
     requests: int
     queued: int
+    in_flight: int
     recycles: int
     recoveries: int
+    hibernations: int
     programs: list[str]
     durable: bool
+    version: int = Field(description="Grows with every change of the session.")
+    missing: list[str] = Field(description="Literal secrets it was restored without, such as lm.api_key.")
     created_at: str
 
 
@@ -132,6 +160,47 @@ class RecycleResult(Result):
     session_id: str
     status: Literal["recycled"]
     worker_pid: int | None
+
+
+class SessionDocument(BaseModel):
+    """A session as JSON. It holds no literal secret: such fields are named where they were."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    format: Literal["dspy-bridge/session"]
+    format_version: Literal[1]
+    session_id: str = Field(min_length=1, max_length=512)
+    created_at: str
+    exported_at: str
+    charter: dict[str, Any] = Field(description="What start_session was told.")
+    parts: dict[str, Any] = Field(description="Its state: model, settings, programs, variables.")
+
+
+class ExportResult(Result):
+    document: dict[str, Any] = Field(description="For import_session, here or elsewhere; JSON to be kept as it is.")
+
+
+class ImportSessionArgs(Args):
+    document: SessionDocument = Field(description="What export_session gave.")
+    on_exists: Literal["error", "replace"] = Field("error", description="What to do if the session exists.")
+
+
+class ImportResult(Result):
+    session_id: str
+    status: Literal["imported"]
+    programs: list[str]
+    missing: list[str] = Field(description="Literal secrets it had and has no more, such as lm.api_key.")
+
+
+class BranchSessionArgs(Args):
+    branch_id: Name | None = Field(None, description="The new session's id (made up if absent).")
+
+
+class BranchResult(Result):
+    session_id: str
+    status: Literal["branched"]
+    branched_from: str
+    programs: list[str]
 
 
 class CancelArgs(Args):
@@ -310,6 +379,9 @@ _ROWS: Final = (
     Command("list_sessions", "daemon", NoArgs, SessionsResult, "Every session."),
     Command("session_info", "daemon", NoArgs, SessionInfo, "One session."),
     Command("recycle_session", "daemon", NoArgs, RecycleResult, "A fresh interpreter, at the same state, now."),
+    Command("export_session", "daemon", NoArgs, ExportResult, "The session as one JSON document."),
+    Command("import_session", "daemon", ImportSessionArgs, ImportResult, "A session from such a document."),
+    Command("branch_session", "daemon", BranchSessionArgs, BranchResult, "A second session, at the state of this."),
     Command("get_state", "daemon", GetStateArgs, GotState, "Read a session variable."),
     Command("set_state", "daemon", SetStateArgs, SetState, "Set a session variable."),
     Command("update_state", "daemon", UpdateStateArgs, UpdatedState, "Change a session variable atomically."),

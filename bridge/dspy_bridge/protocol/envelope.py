@@ -26,7 +26,8 @@ CallId = int | str
 
 @dataclass(slots=True)
 class Call:
-    """One request. ``rpc``: it came as JSON-RPC 2.0 and is answered in kind."""
+    """One request. ``rpc``: it came as JSON-RPC 2.0 and is answered in kind. ``retry``: it may begin
+    again, once, if its interpreter dies."""
 
     id: CallId
     command: str
@@ -36,6 +37,7 @@ class Call:
     timeout_ms: int | None
     rpc: bool
     traceparent: str | None = None
+    retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,12 @@ def _checked(frame: dict[str, Any], call_id: CallId, command: Any, args: Any, rp
     timeout_ms = frame.get("timeout_ms")
     if timeout_ms is not None and (type(timeout_ms) is not int or not 0 < timeout_ms <= 86_400_000):
         raise BridgeError("invalid_request", "timeout_ms must be an integer from 1 to 86400000 (one day)")
+    retry = frame.get("retry")
+    if retry is not None and retry != "if_idempotent":
+        raise BridgeError("invalid_request", 'retry must be "if_idempotent", or be left out')
     trace = frame.get("traceparent")
     traceparent = trace if isinstance(trace, str) and len(trace) <= MAX_ID else None
-    return Call(call_id, command, args, session_id, given, timeout_ms, rpc, traceparent)
+    return Call(call_id, command, args, session_id, given, timeout_ms, rpc, traceparent, retry is not None)
 
 
 _second: tuple[int, str] = (0, "")

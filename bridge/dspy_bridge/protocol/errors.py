@@ -52,6 +52,7 @@ _ROWS: Final = (
     ErrorSpec("worker_crashed", True, -32017, "The interpreter died while it ran the request."),
     ErrorSpec("worker_start_failed", True, -32018, "No interpreter could be started for the session."),
     ErrorSpec("memory_limit", False, -32019, "The session went over its memory limit."),
+    ErrorSpec("resource_limit", False, -32022, "The session went over another of its limits; details say which."),
     ErrorSpec("overloaded", True, -32000, "A queue is full; try again later."),
     ErrorSpec("shutting_down", True, -32020, "The daemon is draining and takes no new requests."),
     ErrorSpec("unsupported", False, -32021, "Not possible here; the message says what would make it so."),
@@ -105,3 +106,9 @@ class BridgeError(Exception):
         if not isinstance(wire, dict) or wire.get("code") not in ERRORS:
             return None
         return cls(wire["code"], wire["message"], details=wire["details"], retryable=wire["retryable"])
+
+
+def limit_error(limit: str, message: str) -> BridgeError:
+    """The error for a session that went over ``limit``, a field of :class:`session_supervisor.limits.Limits`."""
+    code = "memory_limit" if limit == "memory" else "resource_limit"
+    return BridgeError(code, message, details={"limit": limit})

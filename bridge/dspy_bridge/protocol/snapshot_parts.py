@@ -1,28 +1,115 @@
-"""The names of the snapshot parts a session consists of.
+"""The snapshot parts a session consists of: their names, and the shape of each.
 
-The worker writes and reads the parts' contents; the daemon only looks at names, to say which
-programs a session has. A name that starts with ``!`` is volatile: never on disk, never exported.
+The worker writes and reads them; the daemon looks at names, adds up tallies, and checks a document
+somebody wants to import. What the first character of a name means: :mod:`session_supervisor.snapshot`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from dspy_bridge.protocol.commands import CreateProgramArgs, SettingsArgs, validate
+from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.protocol.lm_config import LMConfig
 
 LM: Final = "lm"
-"""The session's model: its configuration without literal secrets."""
+"""The session's model."""
 LM_SECRETS: Final = "!lm"
-"""The literal secrets of that configuration."""
-LM_CURSOR: Final = "!lm.cursor"
+"""The literal secrets of its configuration, by field."""
+LM_CURSOR: Final = "lm.cursor"
 """How far a scripted model's answers have been served."""
 SETTINGS: Final = "settings"
 VARIABLE_PREFIX: Final = "variable:"
 """What ``set_state`` keeps; written by the daemon, never by a worker but to reset."""
 PROGRAM_PREFIX: Final = "program:"
 PROGRAM_SECRETS_PREFIX: Final = "!program.secrets:"
-PROGRAM_COUNT_PREFIX: Final = "!program.count:"
+PROGRAM_TALLY_PREFIX: Final = "+program:"
+"""``[executions, when the last one ended]``."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class LMPart(_Part):
+    """A model's configuration without its literal secrets. ``secret_fields`` names those, so that who
+    restores it without them can say what is missing."""
+
+    config: LMConfig
+    secret_fields: list[str] = Field(default_factory=list)
+
+
+class ProgramPart(_Part):
+    """``spec``: the arguments of ``create_program``, those of its model without literal secrets."""
+
+    spec: CreateProgramArgs
+    created_at: str
+    secret_fields: list[str] = Field(default_factory=list)
+
+
+class _CursorPart(_Part):
+    cursor: int = Field(ge=0)
 
 
 def program_ids(names: Iterable[str]) -> list[str]:
     """Which programs these parts hold, in the order they were made."""
     return [name[len(PROGRAM_PREFIX) :] for name in names if name.startswith(PROGRAM_PREFIX)]
+
+
+def add_tally(total: bytes, share: bytes) -> bytes:
+    """How two reports of executions become one."""
+    executions, last = orjson.loads(total)
+    more, later = orjson.loads(share)
+    return orjson.dumps([executions + more, max(last, later)])
+
+
+def missing_secrets(parts: Mapping[str, bytes]) -> list[str]:
+    """What a session of these parts needs before its models can be called, as ``lm.api_key``."""
+    missing = []
+    for name, value in parts.items():
+        if name == LM:
+            held = orjson.loads(parts.get(LM_SECRETS, b"{}"))
+            missing += [f"lm.{field}" for field in orjson.loads(value).get("secret_fields", ()) if field not in held]
+        elif name.startswith(PROGRAM_PREFIX):
+            program = name[len(PROGRAM_PREFIX) :]
+            held = orjson.loads(parts.get(PROGRAM_SECRETS_PREFIX + program, b"{}"))
+            fields = orjson.loads(value).get("secret_fields", ())
+            missing += [f"programs.{program}.lm.{field}" for field in fields if field not in held]
+    return missing
+
+
+def _tally(value: Any, where: str) -> None:
+    if not (isinstance(value, list) and len(value) == 2 and type(value[0]) is int and isinstance(value[1], str)):
+        raise BridgeError("invalid_args", f"{where}: a tally is an integer and a time")
+
+
+def _model(shape: type[BaseModel]) -> Callable[[Any, str], None]:
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, dict):
+            raise BridgeError("invalid_args", f"{where}: must be an object")
+        validate(shape, value, where=where)
+
+    return check
+
+
+_EXACT: Final = {LM: _model(LMPart), SETTINGS: _model(SettingsArgs), LM_CURSOR: _model(_CursorPart)}
+_PREFIXED: Final = {
+    PROGRAM_PREFIX: _model(ProgramPart),
+    PROGRAM_TALLY_PREFIX: _tally,
+    VARIABLE_PREFIX: lambda _value, _where: None,
+}
+
+
+def check_part(name: str, value: Any) -> None:
+    """Whether ``value`` can be the part of that name. Raises ``invalid_args``."""
+    where = f"args.document.parts.{name[:200]}"
+    check = _EXACT.get(name)
+    if check is None:
+        check = next((one for prefix, one in _PREFIXED.items() if name.startswith(prefix) and name != prefix), None)
+    if check is None:
+        raise BridgeError("invalid_args", f"{where}: no session has such a part")
+    check(value, where)

@@ -7,9 +7,11 @@ write by what it changed of the session's state.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +27,8 @@ from dspy_bridge.worker.settings import use_cache
 from session_supervisor.channel import Channel
 from session_supervisor.frames import Kind, pack
 from session_supervisor.hygiene import Interrupted, InterruptGate
-from session_supervisor.os_facts import flush_c_stdio
+from session_supervisor.limits import CpuExhausted, LimitKeeper, Limits
+from session_supervisor.os_facts import flush_c_stdio, private_memory, release_free_memory
 from session_supervisor.snapshot import decode_parts, encode_parts
 
 
@@ -35,21 +38,29 @@ def serve(channel: Channel, gate: InterruptGate) -> None:
     use_cache(True)
     channel.send(Kind.READY)
     runtime: SessionRuntime | None = None
+    keeper = LimitKeeper(Limits())
     while True:
         kind, number, body = channel.receive()
         if kind is Kind.REQUEST:
             assert runtime is not None
-            channel.send_many(_answer(runtime, gate, number, body))
+            channel.send_many(_answer(runtime, gate, keeper, number, body))
         elif kind is Kind.LOAD:
             assert runtime is not None
             runtime.load(decode_parts(body))
         elif kind is Kind.ASSIGN:
             try:
-                runtime = _become(orjson.loads(body))
+                birth = orjson.loads(body)
+                runtime = _become(birth)
+                keeper = LimitKeeper(Limits(**birth.get("limits", {})))
+                keeper.apply()
             except Exception as exc:  # noqa: BLE001 - every reason is told to the host
                 channel.send(Kind.REFUSED, 0, to_bridge_error(exc).encode())
                 return
             channel.send(Kind.ASSIGNED)
+        elif kind is Kind.COLLECT:
+            gc.collect()
+            release_free_memory()
+            channel.send(Kind.HOLDS, private_memory(os.getpid()))
         elif kind is Kind.STOP:
             return
 
@@ -69,23 +80,31 @@ def _become(birth: Mapping[str, Any]) -> SessionRuntime:
     return SessionRuntime(birth)
 
 
-def _answer(runtime: SessionRuntime, gate: InterruptGate, number: int, body: bytes) -> bytes:
+def _answer(runtime: SessionRuntime, gate: InterruptGate, keeper: LimitKeeper, number: int, body: bytes) -> bytes:
     """The frames that answer one request: what it changed, then its reply."""
     call = envelope.parse(body)
     assert isinstance(call, Call)  # the daemon forwards nothing else
+    spent = False
     try:
-        with gate:
+        with gate, keeper.request():
             result = runtime.serve(call)
             reply = envelope.success(call.id, call.rpc, result)
     except Interrupted:
         reply = envelope.failure(call.id, call.rpc, BridgeError("cancelled", "the request was interrupted"))
     except BaseException as exc:  # noqa: BLE001 - not even sys.exit() may leave a request unanswered
-        reply = envelope.failure(call.id, call.rpc, to_bridge_error(exc, secrets=runtime.secrets()))
+        # After these two what the program left half done cannot be told: a fresh interpreter goes on.
+        spent = isinstance(exc, (CpuExhausted, MemoryError))
+        if spent:
+            keeper.relax()
+            traceback.clear_frames(exc.__traceback__)
+        error = to_bridge_error(exc, secrets=runtime.secrets(), limits=keeper.limits)
+        reply = envelope.failure(call.id, call.rpc, error)
     _flush_output()
     changed = runtime.changed
-    if changed:
-        return pack(Kind.PARTS, number, encode_parts(changed)) + pack(Kind.REPLY, number, reply)
-    return pack(Kind.REPLY, number, reply)
+    frames = pack(Kind.PARTS, number, encode_parts(changed)) if changed else b""
+    if spent:
+        frames += pack(Kind.SPENT, number)
+    return frames + pack(Kind.REPLY, number, reply)
 
 
 def _flush_output() -> None:

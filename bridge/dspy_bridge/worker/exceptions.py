@@ -7,6 +7,7 @@ the session's secrets, and its size is bounded whatever the exception says.
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections.abc import Iterable
 from typing import Any, Final
@@ -19,21 +20,41 @@ from dspy.utils.exceptions import (
     is_retryable_lm_error,
 )
 
-from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.protocol.errors import BridgeError, limit_error
 from dspy_bridge.worker.values import to_json
+from session_supervisor.limits import CpuExhausted, LimitReached, Limits
 
 MAX_MESSAGE: Final = 4_000
 MAX_TEXT: Final = 16_000
 _NO_LM: Final = "No LM is loaded"
+_NO_LIMITS: Final = Limits()
 
 
-def to_bridge_error(exc: BaseException, *, secrets: Iterable[str] = ()) -> BridgeError:
-    """The error for ``exc``; every text of ``secrets`` in it is replaced."""
-    error = exc if isinstance(exc, BridgeError) else _translate(exc)
+def to_bridge_error(exc: BaseException, *, secrets: Iterable[str] = (), limits: Limits = _NO_LIMITS) -> BridgeError:
+    """The error for ``exc``; every text of ``secrets`` in it is replaced. ``limits``: the session's."""
+    error = exc if isinstance(exc, BridgeError) else _over_limit(exc, limits) or _translate(exc)
     hidden = [secret for secret in secrets if secret]
     message = _clean(error.message, hidden, MAX_MESSAGE)
     details = _clean_data(error.details, hidden)
     return BridgeError(error.code, message, details=details, retryable=error.retryable)
+
+
+def _over_limit(exc: BaseException, limits: Limits) -> BridgeError | None:
+    """The error for what a limit of the session made fail, however deep it lies; None for anything else."""
+    at: BaseException | None = exc
+    for _ in range(20):
+        if isinstance(at, CpuExhausted):
+            return limit_error("cpu", f"the request has used its {limits.cpu:g} s of processor time")
+        if isinstance(at, LimitReached):
+            return limit_error(at.limit, str(at))
+        if isinstance(at, MemoryError) and limits.memory:
+            return limit_error("memory", f"the session's {limits.memory >> 20} MiB of memory are used up")
+        if isinstance(at, OSError) and at.errno == errno.EMFILE and limits.open_files:
+            return limit_error("open_files", f"the session's {limits.open_files} descriptors are all open")
+        if isinstance(at, OSError) and at.errno == errno.EFBIG and limits.scratch:
+            return limit_error("scratch", f"a file would be larger than the session's {limits.scratch >> 20} MiB")
+        at = at.__cause__ or at.__context__ if at is not None else None
+    return None
 
 
 def _translate(exc: BaseException) -> BridgeError:

@@ -1,10 +1,10 @@
-"""From a host's words to a language model, and its secrets kept apart."""
+"""From a host's words to a language model, with its secrets kept apart."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import dspy
@@ -13,18 +13,15 @@ from dspy.utils.exceptions import LMError
 from dspy_bridge.protocol.commands import validate
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import LMConfig
+from dspy_bridge.protocol.secrets import split_secrets
 from dspy_bridge.worker.local_model import build_local_lm
 from dspy_bridge.worker.scripted import ScriptedLM
 from dspy_bridge.worker.types import bad
 
-_SECRET_NAME: Final = re.compile(r"key|token|secret|password|passwd|authorization|credential|cookie", re.IGNORECASE)
-_NOT_SECRET: Final = frozenset({"api_key_env", "max_tokens", "max_completion_tokens", "answers"})
 _REFUSED: Final = ("callbacks", "provider", "async_engine", "launch_kwargs", "train_kwargs", "prompt_cache")
 """Arguments of ``dspy.LM`` that take Python objects: there is no JSON for them."""
 _SCRIPTED_ONLY: Final = ("answers", "delay_ms", "seed")
 _CLIENT: Final = ("api_base", "timeout", "engine", "cache", "model_type", "headers", "extra_headers")
-
-REDACTED: Final = "***"
 
 
 def build_lm(config: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> dspy.BaseLM:
@@ -64,17 +61,48 @@ def build_lm(config: Mapping[str, Any], environ: Mapping[str, str] = os.environ)
         raise bad("lm", str(exc)) from None
 
 
-def split_secrets(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``config`` without its literal secrets, and those: together they are ``config`` again."""
-    secret = {name: value for name, value in config.items() if value is not None and _is_secret(name)}
-    return {name: value for name, value in config.items() if name not in secret}, secret
+@dataclass(slots=True)
+class Model:
+    """A model somebody has configured: the object, or why there is none. ``config`` is without literal
+    secrets, those are in ``secrets``."""
 
+    config: dict[str, Any]
+    secrets: dict[str, Any]
+    lm: dspy.BaseLM | None = None
+    problem: BridgeError | None = None
 
-def redacted(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` fit to be shown: whatever is secret reads ``***``."""
-    return {name: REDACTED if value is not None and _is_secret(name) else value for name, value in config.items()}
+    @classmethod
+    def configure(cls, config: Mapping[str, Any]) -> Model:
+        """The model a host asks for now. Raises as :func:`build_lm` does."""
+        return cls(*split_secrets(config), lm=build_lm(config))
 
+    @classmethod
+    def restore(cls, config: Mapping[str, Any], secrets: Mapping[str, Any], fields: Iterable[str]) -> Model:
+        """A model configured earlier, perhaps elsewhere, whose literal secrets were those ``fields``. What
+        it lacks is an error only when it is used."""
+        restored = cls(dict(config), dict(secrets))
+        missing = [f"lm.{field}" for field in fields if field not in secrets]
+        if missing:
+            message = (
+                f"{missing[0]} is known no more, because literal secrets are never stored nor exported; "
+                "configure the model again, or name the key's environment variable in api_key_env"
+            )
+            restored.problem = BridgeError("lm_not_configured", message, details={"missing": missing})
+            return restored
+        try:
+            restored.lm = build_lm({**config, **secrets})
+        except BridgeError as error:
+            restored.problem = error
+        return restored
 
-def _is_secret(name: str) -> bool:
-    """Whole header sets count: which of them authorises is the provider's affair."""
-    return name in ("headers", "extra_headers") or (name not in _NOT_SECRET and bool(_SECRET_NAME.search(name)))
+    @property
+    def part(self) -> dict[str, Any]:
+        """Its share of a snapshot part; see :class:`dspy_bridge.protocol.snapshot_parts.LMPart`."""
+        return {"config": self.config, "secret_fields": sorted(self.secrets)}
+
+    def usable(self) -> dspy.BaseLM:
+        """The model itself. Raises ``lm_not_configured`` (or what else kept it from being made)."""
+        if self.problem is not None:
+            raise self.problem
+        assert self.lm is not None
+        return self.lm

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import dspy
 
 from dspy_bridge.protocol.commands import CreateProgramArgs
 from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.worker.models import Model
 from dspy_bridge.worker.signatures import BoundSignature, build_signature
 
 Build = Callable[[type[dspy.Signature], Mapping[str, Any]], dspy.Module]
@@ -47,20 +48,18 @@ class Program:
     signature: BoundSignature
     module: dspy.Module
     created_at: str
-    lm: dspy.BaseLM | None = None
-    execution_count: int = 0
-    last_executed: str | None = None
-    secrets: dict[str, Any] = field(default_factory=dict)
+    model: Model | None = None
+    """One of its own, where it has one."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, executions: int, last: str | None) -> dict[str, Any]:
         """A row of ``list_programs``."""
         return {
             "id": self.id,
             "program_type": self.program_type,
             "signature": self.signature.text,
             "created_at": self.created_at,
-            "execution_count": self.execution_count,
-            "last_executed": self.last_executed,
+            "execution_count": executions,
+            "last_executed": last,
         }
 
 

@@ -23,8 +23,9 @@ from dspy_bridge.protocol import commands, snapshot_parts
 from dspy_bridge.protocol.commands import validate
 from dspy_bridge.protocol.envelope import Call, timestamp
 from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.protocol.secrets import redacted, split_secrets
 from dspy_bridge.worker import isolation
-from dspy_bridge.worker.models import build_lm, redacted, split_secrets
+from dspy_bridge.worker.models import Model, build_lm
 from dspy_bridge.worker.programs import Program, build_module
 from dspy_bridge.worker.scripted import OBSERVER, ScriptedLM
 from dspy_bridge.worker.settings import Settings
@@ -40,8 +41,7 @@ class SessionRuntime:
         self._birth = birth
         self._parts: dict[str, bytes] = {}
         self._built: dict[str, Program] = {}
-        self._lm: dspy.BaseLM | None = None
-        self._lm_secrets: dict[str, Any] = {}
+        self._model: Model | None = None
         self._request_secrets: dict[str, Any] = {}
         self._settings = Settings()
         self._started = time.monotonic()
@@ -67,13 +67,18 @@ class SessionRuntime:
         settings = self._birth.get("settings") or {}
         self._settings = Settings()
         self._settings.update(validate(commands.SettingsArgs, settings, where="settings"), settings)
-        lm = self._birth.get("lm")
-        self._use_lm(lm)
+        lm, missing = self._birth.get("lm"), self._birth.get("missing", {}).get("lm", ())
+        if lm is None:
+            self._model = None
+        elif "missing" in self._birth:
+            self._model = Model.restore(*split_secrets(lm), missing)
+        else:
+            self._model = Model.configure(lm)
         self._settings.apply(self._lm)
 
-    def _use_lm(self, config: Mapping[str, Any] | None) -> None:
-        self._lm = None if config is None else build_lm(config)
-        self._lm_secrets = {} if config is None else split_secrets(config)[1]
+    @property
+    def _lm(self) -> dspy.BaseLM | None:
+        return self._model.lm if self._model is not None else None
 
     def _put(self, name: str, value: Any) -> None:
         """Set one part of the state (None: remove it) and note the change."""
@@ -83,6 +88,12 @@ class SessionRuntime:
         else:
             self._parts[name] = encoded
         self.changed[name] = encoded
+
+    def _count(self, name: str, share: bytes) -> None:
+        """Add to a tally: here, and in what the supervisor is told."""
+        total = self._parts.get(name)
+        self._parts[name] = share if total is None else snapshot_parts.add_tally(total, share)
+        self.changed[name] = share
 
     def load(self, parts: Mapping[str, bytes | None]) -> None:
         """Take over news of the snapshot."""
@@ -97,9 +108,10 @@ class SessionRuntime:
             self._settings.restore(self._get(snapshot_parts.SETTINGS) or {})
             self._settings.apply(self._lm)
         if snapshot_parts.LM in parts or snapshot_parts.LM_SECRETS in parts:
-            config = self._get(snapshot_parts.LM)
-            if config is not None:
-                self._use_lm({**config, **(self._get(snapshot_parts.LM_SECRETS) or {})})
+            part = self._get(snapshot_parts.LM)
+            if part is not None:
+                secrets = self._get(snapshot_parts.LM_SECRETS) or {}
+                self._model = Model.restore(part["config"], secrets, part["secret_fields"])
                 dspy.configure(lm=self._lm)
         if snapshot_parts.LM_CURSOR in parts:
             cursor = self._get(snapshot_parts.LM_CURSOR)
@@ -112,9 +124,10 @@ class SessionRuntime:
 
     def secrets(self) -> list[str]:
         """Every literal secret this session holds, to be kept out of errors."""
-        held = [*self._lm_secrets.values(), *self._request_secrets.values()]
-        for program in self._built.values():
-            held += program.secrets.values()
+        held = [*self._request_secrets.values()]
+        for model in (self._model, *(program.model for program in self._built.values())):
+            if model is not None:
+                held += model.secrets.values()
         return [text for text in _texts(held) if len(text) >= 4]
 
     # -- serving -------------------------------------------------------------------------------
@@ -131,12 +144,10 @@ class SessionRuntime:
         return {"status": "ok", "uptime_s": round(time.monotonic() - self._started, 3)}
 
     def _configure_lm(self, args: commands.ConfigureLMArgs) -> dict[str, Any]:
-        config = args.model_dump(exclude={"session_id"}, exclude_unset=True)
-        public, secret = split_secrets(config)
-        self._use_lm(config)
+        self._model = Model.configure(args.model_dump(exclude={"session_id"}, exclude_unset=True))
         dspy.configure(lm=self._lm)
-        self._put(snapshot_parts.LM, public)
-        self._put(snapshot_parts.LM_SECRETS, secret or None)
+        self._put(snapshot_parts.LM, self._model.part)
+        self._put(snapshot_parts.LM_SECRETS, self._model.secrets or None)
         self._put(snapshot_parts.LM_CURSOR, None)
         return {"status": "configured", "model": args.model}
 
@@ -158,14 +169,16 @@ class SessionRuntime:
             status = "kept"
         else:
             spec = args.model_dump(exclude={"session_id", "id", "program_id", "on_exists"}, exclude_unset=True)
-            secret: dict[str, Any] = {}
-            if args.lm is not None:
-                spec["lm"], secret = split_secrets(args.lm.model_dump(exclude_unset=True))
-            program = self._build(program_id, spec, secret, timestamp())
+            model = None if args.lm is None else Model.configure(args.lm.model_dump(exclude_unset=True))
+            secrets = model.secrets if model is not None else {}
+            if model is not None:
+                spec["lm"] = model.config
+            program = self._build(program_id, spec, timestamp(), model)
             self._built[program_id] = program
-            self._put(snapshot_parts.PROGRAM_PREFIX + program_id, {"spec": spec, "created_at": program.created_at})
-            self._put(snapshot_parts.PROGRAM_SECRETS_PREFIX + program_id, secret or None)
-            self._put(snapshot_parts.PROGRAM_COUNT_PREFIX + program_id, None)
+            part = {"spec": spec, "created_at": program.created_at, "secret_fields": sorted(secrets)}
+            self._put(snapshot_parts.PROGRAM_PREFIX + program_id, part)
+            self._put(snapshot_parts.PROGRAM_SECRETS_PREFIX + program_id, secrets or None)
+            self._put(snapshot_parts.PROGRAM_TALLY_PREFIX + program_id, None)
             status = "replaced" if exists else "created"
         return {
             "program_id": program_id,
@@ -174,11 +187,11 @@ class SessionRuntime:
             "signature": program.signature.text,
         }
 
-    def _build(self, program_id: str, spec: dict[str, Any], secrets: dict[str, Any], created_at: str) -> Program:
+    @staticmethod
+    def _build(program_id: str, spec: dict[str, Any], created_at: str, model: Model | None) -> Program:
         args = validate(commands.CreateProgramArgs, spec)
         signature, module = build_module(args)
-        lm = build_lm({**spec["lm"], **secrets}) if spec.get("lm") else None
-        return Program(program_id, spec, args.program_type, signature, module, created_at, lm=lm, secrets=secrets)
+        return Program(program_id, spec, args.program_type, signature, module, created_at, model)
 
     def _program(self, program_id: str) -> Program:
         """The program of that id, built now if it came with a snapshot. Raises ``program_not_found``."""
@@ -188,13 +201,16 @@ class SessionRuntime:
         part = self._get(snapshot_parts.PROGRAM_PREFIX + program_id)
         if part is None:
             raise BridgeError("program_not_found", f"session {self.id!r} has no program {program_id!r}")
-        secrets = self._get(snapshot_parts.PROGRAM_SECRETS_PREFIX + program_id) or {}
-        program = self._build(program_id, part["spec"], secrets, part["created_at"])
-        count = self._get(snapshot_parts.PROGRAM_COUNT_PREFIX + program_id)
-        if count is not None:
-            program.execution_count, program.last_executed = count
-        self._built[program_id] = program
+        spec, model = part["spec"], None
+        if spec.get("lm"):
+            secrets = self._get(snapshot_parts.PROGRAM_SECRETS_PREFIX + program_id) or {}
+            model = Model.restore(spec["lm"], secrets, part["secret_fields"])
+        program = self._built[program_id] = self._build(program_id, spec, part["created_at"], model)
         return program
+
+    def _described(self, program: Program) -> dict[str, Any]:
+        executions, last = self._get(snapshot_parts.PROGRAM_TALLY_PREFIX + program.id) or (0, None)
+        return program.describe(executions, last)
 
     def _execute_program(self, args: commands.ExecuteProgramArgs) -> dict[str, Any]:
         program = self._program(_program_id(args))
@@ -217,12 +233,13 @@ class SessionRuntime:
     def _scope(self, program: Program, args: commands.ExecuteProgramArgs) -> Iterator[None]:
         """Request over program over session, for one execution; what was before is back afterwards."""
         settings, options = self._settings.split_request(args.config)
-        lm = self._lm
-        if program.lm is not None:
-            lm = program.lm
         if args.lm is not None:
             lm = build_lm(args.lm.model_dump(exclude_unset=True))
-        if lm is None:
+        elif program.model is not None:
+            lm = program.model.usable()
+        elif self._model is not None:
+            lm = self._model.usable()
+        else:
             message = f"session {self.id!r} has no language model; send configure_lm first"
             raise BridgeError("lm_not_configured", message)
         if options:
@@ -236,22 +253,20 @@ class SessionRuntime:
             yield
 
     def _note_execution(self, program: Program) -> None:
-        program.execution_count += 1
-        program.last_executed = timestamp()
-        self._put(snapshot_parts.PROGRAM_COUNT_PREFIX + program.id, [program.execution_count, program.last_executed])
+        self._count(snapshot_parts.PROGRAM_TALLY_PREFIX + program.id, orjson.dumps([1, timestamp()]))
         if isinstance(self._lm, ScriptedLM):
             self._put(snapshot_parts.LM_CURSOR, self._lm.get_state())
 
     def _list_programs(self, args: commands.NoArgs) -> dict[str, Any]:
         ids = snapshot_parts.program_ids(self._parts)
-        return {"programs": [self._program(one).describe() for one in ids], "total_count": len(ids)}
+        return {"programs": [self._described(self._program(one)) for one in ids], "total_count": len(ids)}
 
     def _get_program_info(self, args: commands.ProgramArgs) -> dict[str, Any]:
         program = self._program(_program_id(args))
         lm = program.spec.get("lm")
         own_lm = redacted(lm) if lm else None
         options = program.spec.get("options", {})
-        return {**program.describe(), "program_id": program.id, "options": options, "lm": own_lm} | {
+        return {**self._described(program), "program_id": program.id, "options": options, "lm": own_lm} | {
             "fields": program.signature.describe()
         }
 
@@ -262,7 +277,7 @@ class SessionRuntime:
         for prefix in (
             snapshot_parts.PROGRAM_PREFIX,
             snapshot_parts.PROGRAM_SECRETS_PREFIX,
-            snapshot_parts.PROGRAM_COUNT_PREFIX,
+            snapshot_parts.PROGRAM_TALLY_PREFIX,
         ):
             self._put(prefix + program_id, None)
         return True

@@ -20,14 +20,17 @@ from collections.abc import Callable
 
 from session_supervisor.failures import WorkerStartFailed
 from session_supervisor.launchers.base import Application, Launched, Launcher
-from session_supervisor.reactor import Reactor
-from session_supervisor.reaper import Reaper, kill_group
+from session_supervisor.reactor import Reactor, Timer
+from session_supervisor.reaper import Ending, Reaper, kill_group
 from session_supervisor.template import MAX_PACKET, Message, pack_message, unpack_message
 
 logger = logging.getLogger(__name__)
 
 _MAX_OUTSTANDING = 16
 _RETRY_S = (0.2, 1.0, 5.0, 15.0)
+_START_BOUND_S = 120.0
+_FORK_BOUND_S = 5.0
+"""A template that says nothing for so long while something is asked of it hangs (or was stopped)."""
 
 
 class _TemplateProcess:
@@ -41,7 +44,7 @@ class _TemplateProcess:
         self.forks = 0
         self.outstanding: dict[int, Launched] = {}
         self.on_message: Callable[[_TemplateProcess, Message, int, bytes], None] | None = None
-        self.on_end: Callable[[_TemplateProcess, int], None] | None = None
+        self.on_end: Callable[[_TemplateProcess, Ending], None] | None = None
         with theirs:
             process = subprocess.Popen(
                 [*command, "--control", str(theirs.fileno()), "--supervisor", str(os.getpid())],
@@ -51,6 +54,8 @@ class _TemplateProcess:
                 pass_fds=(theirs.fileno(),),
             )
         self.pid, process.returncode = process.pid, 0  # the reaper collects it, not this object
+        self._patience: Timer | None = None
+        self.expect_word(_START_BOUND_S)
         reactor.on_readable(self.control.fileno(), self._read)
         reaper.watch(self.pid, self._ended)
 
@@ -69,11 +74,24 @@ class _TemplateProcess:
             if self.on_message is not None:
                 self.on_message(self, *unpack_message(packet))
 
-    def _ended(self, status: int) -> None:
+    def expect_word(self, bound: float | None) -> None:
+        """Kill it unless it says something within ``bound`` seconds (None: nothing is expected)."""
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        if bound is not None:
+            self._patience = self._reactor.call_later(bound, self._hangs)
+
+    def _hangs(self) -> None:
+        logger.error("the template (pid %d) does not answer; killing it", self.pid)
+        kill_group(self.pid)
+
+    def _ended(self, ending: Ending) -> None:
         self._read()  # what it said before it died still counts
+        self.expect_word(None)
         self.close()
         if self.on_end is not None:
-            self.on_end(self, status)
+            self.on_end(self, ending)
 
     def close(self) -> None:
         """Let it go: the end of its socket makes it leave."""
@@ -154,6 +172,7 @@ class ForkLauncher(Launcher):
         self._coming = template
 
     def _said(self, template: _TemplateProcess, message: Message, number: int, body: bytes) -> None:
+        template.expect_word(_FORK_BOUND_S if len(template.outstanding) > 1 else None)
         if message is Message.READY:
             self._take_over(template)
         elif message is Message.FAILED:
@@ -193,7 +212,7 @@ class ForkLauncher(Launcher):
         if not template.outstanding:
             template.close()
 
-    def _ended(self, template: _TemplateProcess, status: int) -> None:
+    def _ended(self, template: _TemplateProcess, ending: Ending) -> None:
         was_current = template is self._current
         if was_current:
             self._current = None
@@ -204,12 +223,11 @@ class ForkLauncher(Launcher):
         if self._stopped:
             return
         if was_current:
-            logger.warning("the template (pid %d) died with status %d; starting another", template.pid, status)
+            logger.warning("the template (pid %d) died with code %d; starting another", template.pid, ending.code)
             self._begin_template()
         elif template is self._coming:
             self._coming = None
-            code = os.waitstatus_to_exitcode(status)
-            self._template_failed(self._last_error or f"the template ended with status {code} before it was ready")
+            self._template_failed(self._last_error or f"the template ended with code {ending.code} before it was ready")
 
     def _template_failed(self, reason: str) -> None:
         if self._on_failed is not None:
@@ -237,6 +255,8 @@ class ForkLauncher(Launcher):
             self._waiting.popleft()
             channel.close()
             os.close(log)
+            if not template.outstanding:
+                template.expect_word(_FORK_BOUND_S)
             template.outstanding[self._numbers] = launched
             self._reaper.expect(1)
             template.forks += 1

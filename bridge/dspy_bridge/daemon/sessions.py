@@ -1,0 +1,194 @@
+"""Sessions by name: opened when first used, restored from disk, exported, imported, branched."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from dspy_bridge.daemon.options import DaemonOptions
+from dspy_bridge.protocol.charter import birth_certificate, charter_of, read_charter, reborn
+from dspy_bridge.protocol.commands import SessionDocument, StartSessionArgs
+from dspy_bridge.protocol.envelope import timestamp
+from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.protocol.snapshot_parts import check_part, missing_secrets, program_ids
+from session_supervisor.handle import WorkerHandle
+from session_supervisor.session import Session
+from session_supervisor.snapshot import VOLATILE_PREFIX
+from session_supervisor.store import StoredSession
+from session_supervisor.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
+
+
+class Sessions:
+    """See the module."""
+
+    def __init__(self, supervisor: Supervisor, options: DaemonOptions) -> None:
+        self._supervisor = supervisor
+        self._options = options
+
+    # -- by name -------------------------------------------------------------------------------
+
+    def get(self, session_id: str) -> Session | None:
+        return self._supervisor.sessions.get(session_id)
+
+    def existing(self, session_id: str) -> Session:
+        """Raises ``session_not_found``."""
+        session = self.get(session_id)
+        if session is None:
+            raise BridgeError("session_not_found", f"there is no session {session_id!r}")
+        return session
+
+    def needed(self, session_id: str) -> Session:
+        """The session of that id, opened if need be. Raises ``session_not_found`` where that is not allowed."""
+        session = self.get(session_id)
+        if session is None:
+            if self._options.explicit_sessions:
+                return self.existing(session_id)
+            session = self.open(session_id, StartSessionArgs())
+        return session
+
+    def check_free(self, session_id: str) -> None:
+        """Raises ``session_exists``."""
+        if self.get(session_id) is not None:
+            raise BridgeError("session_exists", f"session {session_id!r} exists already")
+
+    @staticmethod
+    def new_id() -> str:
+        return f"s-{secrets.token_hex(6)}"
+
+    def open(self, session_id: str, args: StartSessionArgs, missing: Mapping[str, list[str]] | None = None) -> Session:
+        """A new session. ``missing``: the literal secrets ``args`` once had."""
+        options = self._options.for_session(args)
+
+        def certificate(scratch: Path) -> bytes:
+            return birth_certificate(session_id, scratch, args, options.limits, missing or {})
+
+        charter = charter_of(args)
+        if missing:
+            charter = orjson.dumps({**orjson.loads(charter), "missing": missing})
+        return self._supervisor.open(session_id, certificate, options=options, charter=charter)
+
+    # -- from disk -----------------------------------------------------------------------------
+
+    def restore(self, stored: StoredSession) -> None:
+        """Open a session as it was stored; what cannot be read stays on disk and is logged."""
+        try:
+            args, missing = read_charter(stored.charter)
+            session = self.open(stored.id, args, missing)
+        except Exception:
+            logger.exception("session %r cannot be restored and stays on disk", stored.id)
+            return
+        session.created = stored.created
+        session.last_used = time.monotonic() - max(0.0, time.time() - stored.used)
+        session.restored(stored.parts, stored.version, recorded=True)
+
+    # -- as documents --------------------------------------------------------------------------
+
+    @staticmethod
+    def export(session: Session) -> dict[str, Any]:
+        """The document ``import_session`` takes; parts are JSON already and are not looked into."""
+        parts = session.snapshot.live_parts()
+        return {
+            "format": "dspy-bridge/session",
+            "format_version": 1,
+            "session_id": session.id,
+            "created_at": _rfc3339(session.created),
+            "exported_at": timestamp(),
+            "charter": orjson.Fragment(session.charter or b"{}"),
+            "parts": {
+                name: orjson.Fragment(value) for name, value in parts.items() if not name.startswith(VOLATILE_PREFIX)
+            },
+        }
+
+    def check(self, document: SessionDocument) -> tuple[StartSessionArgs, dict[str, list[str]]]:
+        """What the document's session was started with. Raises ``invalid_args`` for a document no session
+        could have exported, ``unsupported`` for one this daemon cannot serve."""
+        args, missing = read_charter(orjson.dumps(document.charter))
+        self._options.for_session(args)
+        for name, value in document.parts.items():
+            check_part(name, value)
+        return args, missing
+
+    def load(self, session_id: str, document: SessionDocument) -> Session:
+        """A session from a document. Raises as :meth:`check` does."""
+        args, missing = self.check(document)
+        session = self.open(session_id, args, missing)
+        session.restored({name: orjson.dumps(value) for name, value in document.parts.items()}, 1, recorded=False)
+        return session
+
+    def branch(self, source: Session, branch_id: str) -> Session:
+        """A session that begins where ``source`` is now, literal secrets included."""
+
+        def certificate(scratch: Path) -> bytes:
+            return reborn(source.birth, branch_id, scratch)
+
+        session = self._supervisor.open(branch_id, certificate, options=source.options, charter=source.charter)
+        session.restored(source.snapshot.live_parts(), source.snapshot.version, recorded=False)
+        return session
+
+    # -- in words ------------------------------------------------------------------------------
+
+    @staticmethod
+    def programs(session: Session) -> list[str]:
+        return program_ids(session.snapshot.live_parts())
+
+    @staticmethod
+    def missing(session: Session) -> list[str]:
+        """The literal secrets the session lacks since it was restored or imported."""
+        parts = session.snapshot.live_parts()
+        born_without = orjson.loads(session.birth).get("missing", {})
+        return [
+            *(f"env.{name}" for name in born_without.get("env", ())),
+            *(f"lm.{name}" for name in born_without.get("lm", ()) if "lm" not in parts),
+            *missing_secrets(parts),
+        ]
+
+    def describe(self, sessions: Sequence[Session], done: Callable[[list[dict[str, Any]]], None]) -> None:
+        """What ``session_info`` says of each; looking at their memory takes a while."""
+        workers = [worker for session in sessions for worker in session.workers]
+
+        def looked(held: Mapping[WorkerHandle, int]) -> None:
+            done([self._describe(session, held) for session in sessions])
+
+        self._supervisor.inspector.ask(workers, looked)
+
+    def _describe(self, session: Session, held: Mapping[WorkerHandle, int]) -> dict[str, Any]:
+        workers = [
+            {
+                "pid": worker.pid,
+                "state": worker.state,
+                "requests": worker.served,
+                "age_s": round(worker.age, 3),
+                "memory_mb": round(held[worker] / 2**20, 2) if worker in held else None,
+            }
+            for worker in session.workers
+        ]
+        return {
+            "session_id": session.id,
+            "state": session.state,
+            "workers": workers,
+            "capacity": session.options.workers,
+            "requests": session.requests,
+            "queued": session.queued,
+            "in_flight": session.in_flight,
+            "recycles": session.recycles,
+            "recoveries": session.recoveries,
+            "hibernations": session.hibernations,
+            "programs": self.programs(session),
+            "durable": session.options.durable,
+            "version": session.snapshot.version,
+            "missing": self.missing(session),
+            "created_at": _rfc3339(session.created),
+        }
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")

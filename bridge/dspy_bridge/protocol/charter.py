@@ -1,0 +1,60 @@
+"""What a session was started with: for its workers, for the disk, for an export.
+
+A worker gets it whole, as its birth certificate. What is stored or exported is the *charter*: the same
+without literal secrets (in ``lm``, and in ``env`` by the variable's name), which are named under
+``missing`` so that whoever restores it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from dspy_bridge.protocol.commands import StartSessionArgs, validate
+from dspy_bridge.protocol.secrets import split_secrets
+from session_supervisor.limits import Limits
+
+_FOR_WORKERS: Final = ("env", "cwd", "lm", "settings")
+"""What a worker is told of the arguments of ``start_session``; the rest concerns the daemon."""
+
+
+def charter_of(args: StartSessionArgs) -> bytes:
+    """The charter of a session started with ``args``."""
+    given = args.model_dump(exclude={"session_id"}, exclude_unset=True)
+    missing: dict[str, list[str]] = {}
+    for name in ("env", "lm"):
+        if given.get(name):
+            given[name], secret = split_secrets(given[name])
+            if secret:
+                missing[name] = sorted(secret)
+    return orjson.dumps({**given, "missing": missing} if missing else given)
+
+
+def read_charter(charter: bytes) -> tuple[StartSessionArgs, dict[str, list[str]]]:
+    """The arguments a session is opened with again, and what they lack. Raises ``invalid_args``."""
+    stored = orjson.loads(charter or b"{}")
+    missing = stored.pop("missing", {})
+    args: StartSessionArgs = validate(StartSessionArgs, stored, where="charter")
+    return args, missing
+
+
+def birth_certificate(
+    session_id: str, scratch: Path, args: StartSessionArgs, limits: Limits, missing: Mapping[str, list[str]]
+) -> bytes:
+    """What every worker of the session is assigned with."""
+    given = args.model_dump(include=set(_FOR_WORKERS), exclude_unset=True)
+    birth: dict[str, Any] = {**given, "session_id": session_id, "scratch": str(scratch)}
+    if limits != Limits():
+        birth["limits"] = asdict(limits)
+    if missing:
+        birth["missing"] = missing
+    return orjson.dumps(birth)
+
+
+def reborn(birth: bytes, session_id: str, scratch: Path) -> bytes:
+    """The certificate of one session made into that of a branch of it."""
+    return orjson.dumps({**orjson.loads(birth), "session_id": session_id, "scratch": str(scratch)})

@@ -1,0 +1,30 @@
+"""What is a secret, told by its name alone: kept out of errors, disks, exports and everything shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+_SECRET_NAME: Final = re.compile(r"key|token|secret|password|passwd|authorization|credential|cookie", re.IGNORECASE)
+_NOT_SECRET: Final = frozenset({"api_key_env", "max_tokens", "max_completion_tokens", "answers"})
+_WHOLE_SETS: Final = frozenset({"headers", "extra_headers"})
+"""Which header of a set authorises is the provider's affair: the set is one secret."""
+
+REDACTED: Final = "***"
+
+
+def is_secret(name: str) -> bool:
+    """Whether what is called so must not be shown."""
+    return name in _WHOLE_SETS or (name not in _NOT_SECRET and bool(_SECRET_NAME.search(name)))
+
+
+def split_secrets(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``config`` without its literal secrets, and those: together they are ``config`` again."""
+    secret = {name: value for name, value in config.items() if value is not None and is_secret(name)}
+    return {name: value for name, value in config.items() if name not in secret}, secret
+
+
+def redacted(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` fit to be shown: whatever is secret reads ``***``."""
+    return {name: REDACTED if value is not None and is_secret(name) else value for name, value in config.items()}

@@ -1,0 +1,456 @@
+"""The warm copies of one session, and the requests that wait for them.
+
+Requests wait in one queue, in the order they came. The head is put on a free worker that has been
+brought up to the snapshot's version. While a request that may change the session runs, what came after
+it waits, so that a host always reads its own writes; otherwise requests run on as many workers as the
+session has. What a request changed is committed before its reply goes out.
+
+A crew takes a place for each worker (:mod:`.residency`). When it rests it may be told to give way; it
+is disbanded when nothing is left for it to do.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from session_supervisor.failures import (
+    DeathCertificate,
+    Failure,
+    LimitExceeded,
+    Overloaded,
+    WorkerStartFailed,
+)
+from session_supervisor.frames import Kind
+from session_supervisor.handle import WorkerHandle
+from session_supervisor.inspector import Measurement
+from session_supervisor.request import Request
+from session_supervisor.snapshot import Parts, encode_parts
+from session_supervisor.states import BUSY, COLD, DRAINING, ENDING, IDLE, LIVE, WAKING
+from session_supervisor.succession import Succession
+from session_supervisor.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from session_supervisor.session import Session
+
+logger = logging.getLogger(__name__)
+
+Done = Callable[["Failure | None"], None]
+
+_TURN_S = 1.0
+"""How long a session may keep its workers between requests while others wait for a place."""
+
+
+class Crew:
+    """See the module. ``workers``: those that serve."""
+
+    def __init__(self, session: Session, surroundings: Surroundings) -> None:
+        self.session = session
+        self.workers: list[WorkerHandle] = []
+        self._surroundings = surroundings
+        self._succession = Succession(self, surroundings)
+        self._queue: collections.deque[Request] = collections.deque()
+        self._mutation: Request | None = None
+        # Every worker that is ours to see off: serving, arriving or being stopped.
+        self._handles: set[WorkerHandle] = set()
+        # Workers being assigned, each with the one it is to replace (None: it adds to them).
+        self._newcomers: dict[WorkerHandle, WorkerHandle | None] = {}
+        self._arriving = 0
+        self._turn_began = 0.0
+        self._idle_watched = False
+        self._when_live: list[Done] = []
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(worker.in_flight) for worker in self._handles)
+
+    @property
+    def at_rest(self) -> bool:
+        """Nobody waits for anything of it."""
+        return not (self._queue or self._when_live or self._succession.awaited or self.in_flight)
+
+    # -- requests ------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        if len(self._queue) >= self.session.options.queue:
+            self._surroundings.counters.overloads += 1
+            limit = self.session.options.queue
+            request.finish_failed(Overloaded(f"session {self.session.id!r} has {limit} requests waiting already"))
+            return
+        self._surroundings.residency.stir(self)
+        self._queue.append(request)
+        self._surroundings.waiting += 1
+        self.pump()
+
+    def stop(self, request: Request, reason: Failure) -> None:
+        with contextlib.suppress(ValueError):
+            self._queue.remove(request)
+            self._surroundings.waiting -= 1
+            request.finish_failed(reason)
+            self.settle()
+            return
+        for worker in self._handles:
+            if request.number in worker.in_flight:
+                worker.interrupt(request, reason)
+                return
+
+    def pump(self) -> None:
+        """Put on workers what can run now; take more workers where that would help."""
+        while self._queue and self._mutation is None:
+            worker = self._idle_worker()
+            if worker is None:
+                if len(self.workers) + self._arriving < self.session.options.workers:
+                    self._wake()
+                return
+            head = self._queue.popleft()
+            self._surroundings.waiting -= 1
+            if head.mutating:
+                self._mutation = head
+            if worker.version < self.session.snapshot.version:
+                self._bring_up_to_date(worker)
+            worker.serve(head)
+
+    def _idle_worker(self) -> WorkerHandle | None:
+        for worker in self.workers:
+            if worker.lifecycle.state == IDLE:
+                return worker
+        return None
+
+    def _fail_queued(self, failure: Failure) -> None:
+        waiting, self._queue = self._queue, collections.deque()
+        self._surroundings.waiting -= len(waiting)
+        for request in waiting:
+            request.finish_failed(failure)
+
+    def _bring_up_to_date(self, worker: WorkerHandle) -> None:
+        snapshot = self.session.snapshot
+        news = snapshot.since(worker.version)
+        worker.version = snapshot.version
+        worker.send(Kind.LOAD, snapshot.version, encode_parts(news))
+
+    # -- waking --------------------------------------------------------------------------------
+
+    def ensure_live(self, done: Done) -> None:
+        self._when_live.append(done)
+        if not self._arriving:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self.session.state == COLD:
+            self.session.lifecycle.to(WAKING)
+        self._arriving += 1
+        self._surroundings.residency.claim(self)
+
+    def place_granted(self) -> bool:
+        """See :class:`.residency.Resident`."""
+        if self.session.state == ENDING or not (self._queue or self._when_live):
+            # Whoever wanted it has given up meanwhile.
+            self._arriving -= 1
+            self._fall_cold()
+            self.settle()
+            return False
+        self._surroundings.pool.acquire(self._arrived)
+        return True
+
+    def _arrived(self, result: WorkerHandle | WorkerStartFailed) -> None:
+        if isinstance(result, WorkerStartFailed):
+            self._wake_failed(result)
+        elif self.session.state == ENDING:
+            self._surroundings.pool.release(result)
+            self._wake_failed(WorkerStartFailed("the session has ended"))
+        else:
+            self.assign(result, None)
+
+    def assign(self, worker: WorkerHandle, replaces: WorkerHandle | None) -> None:
+        """Have ``worker`` become the session; with ``replaces``, to succeed that one."""
+        worker.owner = self
+        self._newcomers[worker] = replaces
+        self._handles.add(worker)
+        self.session.folder.mkdir(mode=0o700, exist_ok=True)
+        worker.send(Kind.ASSIGN, 0, self.session.birth)
+        if self.session.snapshot.version:
+            self._bring_up_to_date(worker)
+
+    def worker_assigned(self, worker: WorkerHandle) -> None:
+        if worker not in self._newcomers:
+            return
+        old = self._newcomers.pop(worker)
+        if old is not None and not self._succession.replaces(old):
+            # The one it was to replace has died, and that loss has been made good or is about to be.
+            self._dismiss(worker)
+            return
+        self._succession.begin_service(worker)
+        if self.session.options.measured:
+            self._surroundings.inspector.watch(worker, self.session.folder, self._measured)
+        if old is not None:
+            self._succession.ready(old, worker)
+            return
+        self._arriving -= 1
+        self.workers.append(worker)
+        if self.session.state == WAKING:
+            self.session.lifecycle.to(LIVE)
+            self._turn_began = time.monotonic()
+        self._watch_idleness()
+        self._tell_live(None)
+        self.pump()
+        self.settle()
+
+    def worker_refused(self, worker: WorkerHandle, reason: str) -> None:
+        self._lost_newcomer(worker, WorkerStartFailed(reason))
+        worker.kill()
+
+    def _lost_newcomer(self, worker: WorkerHandle, failure: WorkerStartFailed) -> None:
+        """A worker that never came to serve is gone or going."""
+        if worker in self._newcomers:
+            old = self._newcomers.pop(worker)
+            if old is None:
+                self._wake_failed(failure)
+            else:
+                self._succession.failed(old, failure)
+
+    def _wake_failed(self, failure: WorkerStartFailed) -> None:
+        self._arriving -= 1
+        self._surroundings.residency.give_back()
+        if not self.workers and not self._arriving:
+            self._fall_cold()
+            self._fail_queued(failure)
+            self._tell_live(failure)
+        self.settle()
+
+    def _fall_cold(self) -> None:
+        """Nobody serves the session any more, or nobody is on the way to do so."""
+        lifecycle = self.session.lifecycle
+        if not self.workers and lifecycle.state == LIVE:
+            lifecycle.to(COLD)
+            if self._arriving:
+                lifecycle.to(WAKING)
+        elif not self._arriving and lifecycle.state == WAKING:
+            lifecycle.to(COLD)
+
+    def _tell_live(self, failure: Failure | None) -> None:
+        waiting, self._when_live = self._when_live, []
+        for done in waiting:
+            done(failure)
+
+    # -- recycling -----------------------------------------------------------------------------
+
+    def recycle(self, done: Done) -> None:
+        """Replace every worker by a fresh one."""
+        self._succession.recycle(done)
+
+    def recycle_due(self) -> None:
+        """A succession may begin that had to wait for others'."""
+        self._succession.advance()
+
+    def replace(self, old: WorkerHandle, successor: WorkerHandle) -> None:
+        """``successor`` serves from now on where ``old`` did."""
+        self.workers[self.workers.index(old)] = successor
+        self._dismiss(old)
+        self.session.recycles += 1
+        self.pump()
+
+    def _dismiss(self, worker: WorkerHandle) -> None:
+        """It has nothing to do here any more."""
+        self._surroundings.inspector.forget(worker)
+        self._handles.discard(worker)
+        self._surroundings.pool.release(worker)
+
+    # -- limits --------------------------------------------------------------------------------
+
+    def _measured(self, worker: WorkerHandle, seen: Measurement) -> None:
+        worker.memory = seen.memory
+        if worker.baseline is None:
+            worker.baseline = seen.memory
+        options = self.session.options
+        limits = options.limits
+        for name, value, limit in (
+            ("memory", seen.memory, limits.memory),
+            ("processes", seen.processes, limits.processes),
+            ("scratch", seen.scratch, limits.scratch),
+        ):
+            if limit and value > limit:
+                self._over(worker, name, f"the session's {name} reached {value}, its limit is {limit}")
+                return
+        if options.recycle.growth and seen.memory - worker.baseline > options.recycle.growth:
+            self._succession.grown(worker)
+
+    def _over(self, worker: WorkerHandle, limit: str, message: str) -> None:
+        """A limit has been passed in spite of the guards inside the interpreter."""
+        logger.warning("session %s: %s", self.session.id, message)
+        failure = LimitExceeded(limit, message)
+        if limit == "scratch":
+            self._surroundings.empty_scratch(self.session)
+        if worker.state == BUSY:
+            for request in list(worker.in_flight.values()):
+                worker.interrupt(request, failure)
+        elif worker.state == IDLE:
+            # Whoever did it has had the answer already: the next one is told, and finds a fresh worker.
+            self.session.refusal = failure
+            worker.told_to_end = True
+            worker.kill()
+
+    def worker_holds(self, worker: WorkerHandle, memory: int) -> None:
+        worker.memory = memory
+        self._succession.holds(worker, memory)
+
+    # -- resting and hibernation ---------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Something has ended: what follows if nothing is left to do."""
+        if not self.at_rest or self.session.crew is not self:
+            return
+        if self._arriving:
+            self._arriving -= self._surroundings.residency.withdraw(self)
+            self._fall_cold()
+        if self._surroundings.draining:
+            self._surroundings.session_rested(self.session)
+        if not self._handles and not self._arriving and not self._succession.active:
+            self._surroundings.residency.stir(self)
+            self.session.disbanded()
+        elif self._may_hibernate():
+            self._surroundings.residency.rest(self)
+
+    def _may_hibernate(self) -> bool:
+        settled = len(self._handles) == len(self.workers) and not self._arriving and not self._succession.active
+        return self.session.state == LIVE and settled
+
+    def give_way(self) -> None:
+        """Hibernate: let every worker go. Only for a crew that rests."""
+        self.session.hibernations += 1
+        self._surroundings.counters.hibernations += 1
+        self._release_workers()
+        self.settle()
+
+    def _release_workers(self) -> None:
+        gone, self.workers = self.workers, []
+        self.session.lifecycle.to(COLD)
+        for worker in gone:
+            self._dismiss(worker)
+            self._surroundings.residency.give_back()
+
+    def _yield_turn(self, worker: WorkerHandle) -> None:
+        """With others waiting for a place, a session that never rests gives its own up now and then."""
+        if not self._surroundings.residency.waiting or worker.state != IDLE or self._succession.replaces(worker):
+            return
+        if time.monotonic() - self._turn_began > _TURN_S and worker in self.workers:
+            self.workers.remove(worker)
+            self._dismiss(worker)
+            self._fall_cold()
+            self._surroundings.residency.give_back()
+
+    def _watch_idleness(self) -> None:
+        timeout = self.session.options.idle_timeout
+        if timeout and not self._idle_watched:
+            self._idle_watched = True
+            left = self.session.last_used + timeout - time.monotonic()
+            self._surroundings.reactor.call_later(max(left, 0.01), self._check_idleness)
+
+    def _check_idleness(self) -> None:
+        self._idle_watched = False
+        if self.session.crew is not self or not self.workers:
+            return
+        idle = time.monotonic() - self.session.last_used >= self.session.options.idle_timeout
+        if idle and self.at_rest and self._may_hibernate():
+            self._surroundings.residency.stir(self)
+            self.give_way()
+        else:
+            if idle:
+                self.session.touch()  # it is at work: count from now
+            self._watch_idleness()
+
+    # -- ending --------------------------------------------------------------------------------
+
+    def end(self, failure: Failure) -> None:
+        """The session ends: so does everything of it."""
+        self._surroundings.residency.stir(self)
+        self._arriving -= self._surroundings.residency.withdraw(self)
+        self._fail_queued(failure)
+        self._tell_live(failure)
+        self._succession.end(failure)
+        for worker in list(self._handles):
+            for request in worker.in_flight.values():
+                request.stopping = request.stopping or failure
+            worker.told_to_end = True
+            if worker.in_flight or worker.state == DRAINING:
+                worker.kill()
+            else:
+                worker.retire()
+        self.settle()
+
+    # -- a worker's owner ----------------------------------------------------------------------
+
+    def worker_ready(self, worker: WorkerHandle) -> None:
+        """Only a spare says this; saying it twice is a fault."""
+        worker.kill()
+
+    def worker_finished(self, worker: WorkerHandle, request: Request, parts: Parts, reply: bytes) -> None:
+        session = self.session
+        request.decided()
+        current = worker.version == session.snapshot.version
+        if parts or session.options.durable:
+            session.commit(parts, functools.partial(self._acknowledge, request, reply))
+        else:
+            request.finish_with(reply)
+        if current:
+            worker.version = session.snapshot.version
+        if request is self._mutation:
+            self._mutation = None
+        self._succession.after_request(worker)
+        self._yield_turn(worker)
+        self.pump()
+        self.settle()
+
+    @staticmethod
+    def _acknowledge(request: Request, reply: bytes, failure: Failure | None) -> None:
+        if failure is None:
+            request.finish_with(reply)
+        else:
+            request.finish_failed(failure)
+
+    def worker_returned(self, worker: WorkerHandle, request: Request) -> None:
+        """Serve it again, first: what it had changed died with the worker."""
+        if request is self._mutation:
+            self._mutation = None
+        self._queue.appendleft(request)
+        self._surroundings.waiting += 1
+
+    def worker_printed(self, worker: WorkerHandle, data: bytes) -> None:
+        self._surroundings.session_printed(self.session, data)
+
+    def worker_dead(self, worker: WorkerHandle, certificate: DeathCertificate) -> None:
+        self._surroundings.inspector.forget(worker)
+        self._handles.discard(worker)
+        if self._mutation is not None and not any(self._mutation.number in w.in_flight for w in self._handles):
+            self._mutation = None
+        if worker in self._newcomers:
+            detail = f"; its last words: {certificate.last_output}" if certificate.last_output else ""
+            reason = f"the interpreter {certificate.describe()} while it was assigned{detail}"
+            self._lost_newcomer(worker, WorkerStartFailed(reason))
+        elif worker in self.workers:
+            self._lost_worker(worker, certificate)
+        else:
+            self._succession.successor_lost(worker, certificate)
+        self.pump()
+        self.settle()
+
+    def _lost_worker(self, worker: WorkerHandle, certificate: DeathCertificate) -> None:
+        self.workers.remove(worker)
+        if self.session.state != ENDING:
+            self.session.recoveries += 1
+        if not worker.told_to_end:
+            self._surroundings.worker_died(self.session, certificate)
+        successor = self._succession.worker_lost(worker)
+        if successor is not None:
+            self.workers.append(successor)
+        else:
+            self._surroundings.residency.give_back()
+        self._fall_cold()
