@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint format bench lock clean
+.PHONY: install demo test chaos lint format bench lock clean
 
 install: $(STAMP)
 
@@ -19,6 +19,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Three minutes at most. CHAOS_SEED=n repeats a run.
+chaos: $(STAMP)
+	CHAOS=full $(BIN)/python -m pytest -rP tests/daemon/test_chaos.py
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

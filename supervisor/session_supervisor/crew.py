@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 Done = Callable[["Failure | None"], None]
 
+_ATTEMPTS = 3
 _TURN_S = 1.0
 """How long a session may keep its workers between requests while others wait for a place."""
 
@@ -61,6 +62,7 @@ class Crew:
         # Workers being assigned, each with the one it is to replace (None: it adds to them).
         self._newcomers: dict[WorkerHandle, WorkerHandle | None] = {}
         self._arriving = 0
+        self._stillbirths = 0  # in a row
         self._turn_began = 0.0
         self._idle_watched = False
         self._when_live: list[Done] = []
@@ -184,6 +186,7 @@ class Crew:
         if worker not in self._newcomers:
             return
         old = self._newcomers.pop(worker)
+        self._stillbirths = 0
         if old is not None and not self._succession.replaces(old):
             # The one it was to replace has died, and that loss has been made good or is about to be.
             self._dismiss(worker)
@@ -216,6 +219,15 @@ class Crew:
                 self._wake_failed(failure)
             else:
                 self._succession.failed(old, failure)
+
+    def _stillborn(self, worker: WorkerHandle, failure: WorkerStartFailed) -> None:
+        """A newcomer has died. Nothing was done on it yet: another is tried, but not for ever."""
+        self._stillbirths += 1
+        if self._newcomers[worker] is None and self._stillbirths < _ATTEMPTS and self.session.state != ENDING:
+            del self._newcomers[worker]
+            self._surroundings.pool.acquire(self._arrived)
+        else:
+            self._lost_newcomer(worker, failure)
 
     def _wake_failed(self, failure: WorkerStartFailed) -> None:
         self._arriving -= 1
@@ -434,7 +446,7 @@ class Crew:
         if worker in self._newcomers:
             detail = f"; its last words: {certificate.last_output}" if certificate.last_output else ""
             reason = f"the interpreter {certificate.describe()} while it was assigned{detail}"
-            self._lost_newcomer(worker, WorkerStartFailed(reason))
+            self._stillborn(worker, WorkerStartFailed(reason))
         elif worker in self.workers:
             self._lost_worker(worker, certificate)
         else:

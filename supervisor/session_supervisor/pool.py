@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import logging
 from collections.abc import Callable
 
@@ -19,14 +20,15 @@ logger = logging.getLogger(__name__)
 
 Acquired = Callable[["WorkerHandle | WorkerStartFailed"], None]
 
-_ATTEMPTS = 3
+_ATTEMPTS = 5
 _REFILL_DELAY_S = 0.05
 """A fork right after a spare was taken would compete with the very request it was taken for."""
 _REFILL_BACKOFF_S = 15.0
 
 
 class _Wanted:
-    """Somebody waits for a worker. ``failures``: how many were started for it in vain."""
+    """Somebody waits for a worker. ``failures``: how many launches made for it have failed. One that dies
+    with its template takes many others along: only its own count against it."""
 
     __slots__ = ("acquired", "failures")
 
@@ -56,11 +58,11 @@ class Pool:
         self._register = register
         self._spares: list[WorkerHandle] = []
         self._starting: dict[WorkerHandle, Timer] = {}
+        self._made_for: dict[WorkerHandle, _Wanted] = {}
         self._leaving: set[WorkerHandle] = set()
         self._wanted: collections.deque[_Wanted] = collections.deque()
         self._refill: Timer | None = None
         self._failures_in_row = 0
-        self._last_failure = ""
         self._on_empty: Callable[[], None] | None = None
         self._stopped = False
         self.started = 0
@@ -90,9 +92,10 @@ class Pool:
         elif self._spares:
             acquired(self._spares.pop())
         else:
-            self._wanted.append(_Wanted(acquired))
+            wanted = _Wanted(acquired)
+            self._wanted.append(wanted)
             if len(self._starting) < len(self._wanted):
-                self._launch()
+                self._launch(wanted)
         self._schedule_refill(_REFILL_DELAY_S)
 
     def release(self, worker: WorkerHandle) -> None:
@@ -120,8 +123,10 @@ class Pool:
         if self._refill is None and not self._stopped:
             self._refill = self._reactor.call_later(delay, self.fill)
 
-    def _launch(self) -> None:
+    def _launch(self, wanted: _Wanted | None = None) -> None:
         worker = WorkerHandle(self._reactor, self._reaper, self, self._options.grace)
+        if wanted is not None:
+            self._made_for[worker] = wanted
         self._starting[worker] = self._reactor.call_later(self._options.start_timeout, worker.kill)
 
         def launched(result: int | WorkerStartFailed) -> None:
@@ -136,24 +141,22 @@ class Pool:
 
     def _start_failed(self, worker: WorkerHandle, reason: str) -> None:
         self._starting.pop(worker).cancel()
-        self._last_failure = reason
+        wanted = self._made_for.pop(worker, None)
         self._failures_in_row += 1
         if self._stopped:
             self._check_empty()
             return
-        if self._wanted:
-            # Failures that come together (a dying template's) are shared among those who wait.
-            unlucky = min(self._wanted, key=lambda wanted: wanted.failures)
-            unlucky.failures += 1
-            if unlucky.failures >= _ATTEMPTS:
-                self._wanted.remove(unlucky)
+        if wanted is not None and wanted in self._wanted:
+            wanted.failures += 1
+            if wanted.failures >= _ATTEMPTS:
+                self._wanted.remove(wanted)
                 message = f"{_ATTEMPTS} attempts to start an interpreter failed: {reason}"
-                unlucky.acquired(WorkerStartFailed(message))
-            elif len(self._starting) < len(self._wanted):
-                self._launch()
-        else:
+                wanted.acquired(WorkerStartFailed(message))
+        elif not self._wanted:
             logger.error("a spare interpreter could not be started: %s", reason)
-            self._schedule_refill(min(0.1 * 2**self._failures_in_row, _REFILL_BACKOFF_S))
+        for waiting in itertools.islice(self._wanted, len(self._starting), None):
+            self._launch(waiting)
+        self._schedule_refill(min(0.1 * 2**self._failures_in_row, _REFILL_BACKOFF_S))
 
     def _fail_wanted(self, reason: str) -> None:
         wanted, self._wanted = self._wanted, collections.deque()
@@ -169,6 +172,7 @@ class Pool:
 
     def worker_ready(self, worker: WorkerHandle) -> None:
         self._starting.pop(worker).cancel()
+        self._made_for.pop(worker, None)
         self._failures_in_row = 0
         self.started += 1
         if self._wanted:

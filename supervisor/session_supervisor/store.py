@@ -102,7 +102,7 @@ class Store:
         """Every stored session. To be exhausted before the first change."""
         rows = self._db.execute("SELECT id, charter, created, used, version FROM session ORDER BY used")
         for name, charter, created, used, version in rows.fetchall():
-            parts = dict(self._db.execute("SELECT name, value FROM part WHERE session = ?", (name,)))
+            parts = dict(self._db.execute("SELECT name, value FROM part WHERE session = ? ORDER BY rowid", (name,)))
             yield StoredSession(name, charter, created, used, version, parts)
 
     def save(self, change: Change, done: Stored) -> None:

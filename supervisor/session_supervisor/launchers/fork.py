@@ -154,6 +154,7 @@ class ForkLauncher(Launcher):
         return {
             "kind": "fork",
             "template_pid": current.pid if current else None,
+            "next_template_pid": self._coming.pid if self._coming else None,
             "template_generation": self._generation,
             "template_forks": current.forks if current else 0,
         }
