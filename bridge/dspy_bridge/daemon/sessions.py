@@ -13,12 +13,14 @@ from typing import Any
 import orjson
 
 from dspy_bridge.daemon.options import DaemonOptions
+from dspy_bridge.protocol import compact
 from dspy_bridge.protocol.charter import birth_certificate, charter_of, read_charter, reborn
 from dspy_bridge.protocol.commands import SessionDocument, StartSessionArgs
 from dspy_bridge.protocol.envelope import timestamp
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.snapshot_parts import check_part, missing_secrets, program_ids
 from session_supervisor.handle import WorkerHandle
+from session_supervisor.options import SessionOptions
 from session_supervisor.session import Session
 from session_supervisor.snapshot import VOLATILE_PREFIX
 from session_supervisor.store import StoredSession
@@ -33,6 +35,7 @@ class Sessions:
     def __init__(self, supervisor: Supervisor, options: DaemonOptions) -> None:
         self._supervisor = supervisor
         self._options = options
+        self._known: dict[SessionOptions, SessionOptions] = {}
 
     # -- by name -------------------------------------------------------------------------------
 
@@ -67,13 +70,14 @@ class Sessions:
     def open(self, session_id: str, args: StartSessionArgs, missing: Mapping[str, list[str]] | None = None) -> Session:
         """A new session. ``missing``: the literal secrets ``args`` once had."""
         options = self._options.for_session(args)
+        options = self._known.setdefault(options, options)  # most sessions have the same ones
 
         def certificate(scratch: Path) -> bytes:
             return birth_certificate(session_id, scratch, args, options.limits, missing or {})
 
         charter = charter_of(args)
         if missing:
-            charter = orjson.dumps({**orjson.loads(charter), "missing": missing})
+            charter = compact.dumps({**orjson.loads(charter), "missing": missing})
         return self._supervisor.open(session_id, certificate, options=options, charter=charter)
 
     # -- from disk -----------------------------------------------------------------------------
@@ -121,7 +125,7 @@ class Sessions:
         """A session from a document. Raises as :meth:`check` does."""
         args, missing = self.check(document)
         session = self.open(session_id, args, missing)
-        session.restored({name: orjson.dumps(value) for name, value in document.parts.items()}, 1, recorded=False)
+        session.restored({name: compact.dumps(value) for name, value in document.parts.items()}, 1, recorded=False)
         return session
 
     def branch(self, source: Session, branch_id: str) -> Session:

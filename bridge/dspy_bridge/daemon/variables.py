@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from dspy_bridge.protocol import compact
 from dspy_bridge.protocol.commands import GetStateArgs, SetStateArgs, UpdateStateArgs
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.snapshot_parts import VARIABLE_PREFIX
@@ -67,7 +68,7 @@ def _read(snapshot: Snapshot, key: str) -> tuple[bool, Any]:
 
 def _change(key: str, value: Any) -> Parts:
     try:
-        return {VARIABLE_PREFIX + key: orjson.dumps(value)}
+        return {VARIABLE_PREFIX + key: compact.dumps(value)}
     except TypeError:  # an integer that has grown beyond 64 bits
         raise _misfit("the value would be beyond 64 bits") from None
 

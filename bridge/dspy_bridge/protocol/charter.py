@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import orjson
 
+from dspy_bridge.protocol import compact
 from dspy_bridge.protocol.commands import StartSessionArgs, validate
 from dspy_bridge.protocol.secrets import split_secrets
 from session_supervisor.limits import Limits
@@ -31,7 +32,7 @@ def charter_of(args: StartSessionArgs) -> bytes:
             given[name], secret = split_secrets(given[name])
             if secret:
                 missing[name] = sorted(secret)
-    return orjson.dumps({**given, "missing": missing} if missing else given)
+    return compact.dumps({**given, "missing": missing} if missing else given)
 
 
 def read_charter(charter: bytes) -> tuple[StartSessionArgs, dict[str, list[str]]]:
@@ -52,9 +53,9 @@ def birth_certificate(
         birth["limits"] = asdict(limits)
     if missing:
         birth["missing"] = missing
-    return orjson.dumps(birth)
+    return compact.dumps(birth)
 
 
 def reborn(birth: bytes, session_id: str, scratch: Path) -> bytes:
     """The certificate of one session made into that of a branch of it."""
-    return orjson.dumps({**orjson.loads(birth), "session_id": session_id, "scratch": str(scratch)})
+    return compact.dumps({**orjson.loads(birth), "session_id": session_id, "scratch": str(scratch)})

@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from dspy_bridge.protocol import compact
 from dspy_bridge.protocol.commands import CreateProgramArgs, SettingsArgs, validate
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import LMConfig
@@ -64,7 +65,7 @@ def add_tally(total: bytes, share: bytes) -> bytes:
     """How two reports of executions become one."""
     executions, last = orjson.loads(total)
     more, later = orjson.loads(share)
-    return orjson.dumps([executions + more, max(last, later)])
+    return compact.dumps([executions + more, max(last, later)])
 
 
 def missing_secrets(parts: Mapping[str, bytes]) -> list[str]:
