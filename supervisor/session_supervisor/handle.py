@@ -171,7 +171,8 @@ class WorkerHandle:
             except BlockingIOError:
                 sent = 0
             except OSError:
-                return  # it is dying; the reaper tells, and fails what is in flight
+                self._left_unread = True
+                return  # it is dying: the reaper will tell
             if sent == len(data):
                 return
             self._reactor.on_writable(self._sock.fileno(), self._flush)
@@ -196,6 +197,7 @@ class WorkerHandle:
             except BlockingIOError:
                 return
             except OSError:
+                self._left_unread = True
                 self._backlog.clear()
                 break
             if sent < len(view):

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from dspy_bridge.client import Client
-from tests.bench import peers
+from tests.bench import peers, sessions
 
 SETTLE_S = 0.15
 """Between single starts: time for the spare pool to refill, as between a host's real sessions."""
@@ -160,6 +160,7 @@ def main() -> None:
             memory = f"{figures['memory_mb']} MiB" if "memory_mb" in figures else ""
             say(f"{name:<44}{figures['first_answer_ms']:>11} ms{ping:>12}{memory:>17}")
     costs = measure_start_cost()
+    recycled, live, hibernated = sessions.recycling(), sessions.live(), sessions.hibernation()
     forkserver, cold = table["multiprocessing forkserver, dspy preloaded"], table["cold subprocess, JSON lines"]
     assert forkserver
     assert cold
@@ -176,12 +177,20 @@ def main() -> None:
             "<=",
             20,
         ),
+        ("ms more than usual while recycling, at most", recycled["most_extra_wait_ms"], "<=", 50),
+        ("live idle sessions at once", live["live"], ">=", sessions.LIVE),
+        ("KiB of the daemon per hibernated session", hibernated["kib_per_session"], "<=", 4),
+        ("ms to wake from hibernation", hibernated["wake_ms"], "<=", 15),
+        ("of 10,000 sessions answered wrongly", hibernated["answered_wrongly"], "<=", 0),
     ]
     say(f"\n{'goal':<44}{'measured':>12}{'wanted':>12}")
     for name, figure, relation, wanted in goals:
         met = figure >= wanted if relation == ">=" else figure <= wanted
         say(f"{name:<44}{figure:>12.2f}{f'{relation} {wanted}':>12}  {'met' if met else 'MISSED'}")
     say(f"\nfirst answer with 1, 100, 500 sessions live: {', '.join(f'{cost} ms' for cost in costs.values())}")
+    say(f"recycling 20 equal sessions: {recycled}")
+    say(f"1,000 live sessions: {live}")
+    say(f"10,000 sessions under 50 interpreters: {hibernated}")
     say(f"bare two pipes {ours['bare_two_pipes_us']} us, daemon's own ping {ours['ping_daemon_us']} us")
     out = Path("build/bench.json")
     out.parent.mkdir(exist_ok=True)

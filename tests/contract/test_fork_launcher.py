@@ -94,3 +94,14 @@ def test_a_template_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> N
     assert h.ask(h.open(), "echo still") == "still"
     assert h.supervisor.launcher.describe()["template_pid"] != before
     h.close()
+
+
+def test_a_request_sent_to_a_worker_that_is_just_dying_is_served_by_the_next() -> None:
+    h = Harness(options=SupervisorOptions(spares=2)).start()
+    session = h.open()
+    for n in range(40):
+        h.ask(session, "pid")
+        os.kill(session.workers[0].pid, signal.SIGKILL)
+        assert h.ask(session, f"echo {n}") == str(n)
+    assert session.recoveries == 40
+    h.close()
