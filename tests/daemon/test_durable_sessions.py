@@ -204,6 +204,7 @@ def test_import_takes_the_documents_name_and_replaces_only_if_told(daemon: Clien
         ({"parts": {"settings": {"adapter": "none"}}}, "adapter"),
         ({"parts": {"+program:p": [1]}}, "tally"),
         ({"charter": {"surprise": 1}}, "surprise"),
+        ({"charter": {"missing": 5}}, "missing"),
         ({"charter": {"durable": True}}, "--state-dir"),
         ({"surprise": 1}, "surprise"),
     ],

@@ -30,6 +30,10 @@ ignored, output always ends with `\\n`. `--framing packet4`: a 4-byte big-endian
 level or inside `args`; absent means `"default"`. Unknown sessions start by themselves unless the daemon runs with
 `--explicit-sessions`. `timeout_ms` counts from receipt, queue time included. Unknown top-level fields are ignored.
 
+`"retry": "if_idempotent"`: should the interpreter die of this request, it begins again, once, on a fresh one, and a
+`status` event (`{"status": "retried", "after": <error>}`) says so. Within the session nothing has happened by then (what a request
+changes takes effect with its reply); the host says by it that what the program does to the outside may be done twice.
+
 ## Replies
 
 Exactly one terminal reply per request, before it any number of events of that request, numbered from 0.
@@ -40,7 +44,8 @@ Exactly one terminal reply per request, before it any number of events of that r
 
 Frames without `id` are the daemon's own: `{"event": "ready", ...}` first (unless `--no-ready`), or
 `{"event": "fatal", ...}` when it cannot start. Replies of different sessions come in any order; within a session
-requests run in the order received. A `timeout` or `cancelled` reply leaves when the work has stopped.
+requests run in the order received; in one of several `workers` they may overlap, but what was sent after a request
+that changes the session sees the change. A `timeout` or `cancelled` reply leaves when the work has stopped.
 
 A request with `"jsonrpc": "2.0"` uses `method` and `params`, and is answered with `result`, or with `error` whose `code`
 is the integer below and whose `data` is the error object above; events become notifications of the method `event`.

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
+from pydantic import BaseModel, ConfigDict
 
 from dspy_bridge.protocol import compact
 from dspy_bridge.protocol.commands import StartSessionArgs, validate
@@ -21,6 +22,12 @@ from session_supervisor.limits import Limits
 
 _FOR_WORKERS: Final = ("env", "cwd", "lm", "settings")
 """What a worker is told of the arguments of ``start_session``; the rest concerns the daemon."""
+
+
+class _Missing(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    fields: dict[Literal["env", "lm"], list[str]]
 
 
 def charter_of(args: StartSessionArgs) -> bytes:
@@ -38,9 +45,9 @@ def charter_of(args: StartSessionArgs) -> bytes:
 def read_charter(charter: bytes) -> tuple[StartSessionArgs, dict[str, list[str]]]:
     """The arguments a session is opened with again, and what they lack. Raises ``invalid_args``."""
     stored = orjson.loads(charter or b"{}")
-    missing = stored.pop("missing", {})
+    missing: _Missing = validate(_Missing, {"fields": stored.pop("missing", {})}, where="charter.missing")
     args: StartSessionArgs = validate(StartSessionArgs, stored, where="charter")
-    return args, missing
+    return args, {**missing.fields}
 
 
 def birth_certificate(
