@@ -22,16 +22,15 @@ from typing import TYPE_CHECKING
 from session_supervisor.failures import (
     DeathCertificate,
     Failure,
-    LimitExceeded,
     Overloaded,
     WorkerStartFailed,
 )
 from session_supervisor.frames import Kind
 from session_supervisor.handle import WorkerHandle
-from session_supervisor.inspector import Measurement
+from session_supervisor.oversight import Oversight
 from session_supervisor.request import Request
 from session_supervisor.snapshot import Parts, encode_parts
-from session_supervisor.states import BUSY, COLD, DRAINING, ENDING, IDLE, LIVE, WAKING
+from session_supervisor.states import COLD, DRAINING, ENDING, IDLE, LIVE, WAKING
 from session_supervisor.succession import Succession
 from session_supervisor.surroundings import Surroundings
 
@@ -55,6 +54,7 @@ class Crew:
         self.workers: list[WorkerHandle] = []
         self._surroundings = surroundings
         self._succession = Succession(self, surroundings)
+        self._oversight = Oversight(session, self._succession, surroundings)
         self._queue: collections.deque[Request] = collections.deque()
         self._mutation: Request | None = None
         # Every worker that is ours to see off: serving, arriving or being stopped.
@@ -193,7 +193,7 @@ class Crew:
             return
         self._succession.begin_service(worker)
         if self.session.options.measured:
-            self._surroundings.inspector.watch(worker, self.session.folder, self._measured)
+            self._surroundings.inspector.watch(worker, self.session.folder, self._oversight.measured)
         if old is not None:
             self._succession.ready(old, worker)
             return
@@ -275,44 +275,6 @@ class Crew:
         self._surroundings.inspector.forget(worker)
         self._handles.discard(worker)
         self._surroundings.pool.release(worker)
-
-    # -- limits --------------------------------------------------------------------------------
-
-    def _measured(self, worker: WorkerHandle, seen: Measurement) -> None:
-        worker.memory = seen.memory
-        if worker.baseline is None:
-            worker.baseline = seen.memory
-        options = self.session.options
-        limits = options.limits
-        for name, value, limit in (
-            ("memory", seen.memory, limits.memory),
-            ("processes", seen.processes, limits.processes),
-            ("scratch", seen.scratch, limits.scratch),
-        ):
-            if limit and value > limit:
-                self._over(worker, name, f"the session's {name} reached {value}, its limit is {limit}")
-                return
-        if options.recycle.growth and seen.memory - worker.baseline > options.recycle.growth:
-            self._succession.grown(worker)
-
-    def _over(self, worker: WorkerHandle, limit: str, message: str) -> None:
-        """A limit has been passed in spite of the guards inside the interpreter."""
-        logger.warning("session %s: %s", self.session.id, message)
-        failure = LimitExceeded(limit, message)
-        if limit == "scratch":
-            self._surroundings.empty_scratch(self.session)
-        if worker.state == BUSY:
-            for request in list(worker.in_flight.values()):
-                worker.interrupt(request, failure)
-        elif worker.state == IDLE:
-            # Whoever did it has had the answer already: the next one is told, and finds a fresh worker.
-            self.session.refusal = failure
-            worker.told_to_end = True
-            worker.kill()
-
-    def worker_holds(self, worker: WorkerHandle, memory: int) -> None:
-        worker.memory = memory
-        self._succession.holds(worker, memory)
 
     # -- resting and hibernation ---------------------------------------------------------------
 
@@ -427,6 +389,10 @@ class Crew:
             request.finish_with(reply)
         else:
             request.finish_failed(failure)
+
+    def worker_holds(self, worker: WorkerHandle, memory: int) -> None:
+        worker.memory = memory
+        self._succession.holds(worker, memory)
 
     def worker_returned(self, worker: WorkerHandle, request: Request) -> None:
         """Serve it again, first: what it had changed died with the worker."""

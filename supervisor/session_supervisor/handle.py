@@ -15,14 +15,14 @@ import collections
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from session_supervisor.channel import SupervisorChannel
 from session_supervisor.failures import DeathCertificate, Failure, LimitExceeded, WorkerCrashed
-from session_supervisor.frames import CorruptStream, FrameReader, Kind, pack, pack_header
+from session_supervisor.frames import CorruptStream, Kind
 from session_supervisor.hygiene import DUMP_SIGNAL, INTERRUPT_SIGNAL
 from session_supervisor.os_facts import IS_LINUX
 from session_supervisor.reactor import Reactor, Timer
@@ -113,18 +113,14 @@ class WorkerHandle:
         self._reactor = reactor
         self._reaper = reaper
         self._grace = grace
-        self._reader = FrameReader()
-        self._left_unread = False
         self._spent = False
         self._killed = False
         self._last_label = ""
         self._parts: dict[int, Parts] = {}
-        self._backlog: collections.deque[memoryview] = collections.deque()
         self._ladder: Timer | None = None
         self._last_output = collections.deque[bytes]()
         self._last_output_size = 0
-        self._sock, self.child_channel = socket.socketpair()
-        self._sock.setblocking(False)
+        self._channel, self.child_channel = SupervisorChannel.pair(reactor)
         self._log, self.child_log = os.pipe()
         os.set_blocking(self._log, False)
 
@@ -134,7 +130,7 @@ class WorkerHandle:
         """The process exists: listen to it and watch for its end."""
         self.pid = pid
         self._alive = True
-        self._reactor.on_readable(self._sock.fileno(), self._read)
+        self._channel.listen(self._read)
         self._reactor.on_readable(self._log, self._read_log)
         self._reaper.watch(pid, self._exited)
         if self.state == DRAINING:
@@ -158,27 +154,7 @@ class WorkerHandle:
 
     def send(self, kind: Kind, number: int = 0, body: bytes = b"") -> None:
         """Send one frame; what the pipe does not take now follows as it empties."""
-        if len(body) > _CHUNK:
-            # Megabytes are not copied behind a header; they follow it through the backlog.
-            self._backlog.append(memoryview(pack_header(kind, number, len(body))))
-            self._backlog.append(memoryview(body))
-            self._reactor.on_writable(self._sock.fileno(), self._flush)
-            return
-        data = pack(kind, number, body)
-        if not self._backlog:
-            try:
-                sent = self._sock.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self._left_unread = True
-                return  # it is dying: the reaper will tell
-            if sent == len(data):
-                return
-            self._reactor.on_writable(self._sock.fileno(), self._flush)
-            self._backlog.append(memoryview(data)[sent:])
-        else:
-            self._backlog.append(memoryview(data))
+        self._channel.send(kind, number, body)
 
     def serve(self, request: Request) -> None:
         """Put ``request`` in flight on it."""
@@ -189,53 +165,24 @@ class WorkerHandle:
         self._last_label = request.label
         self.send(Kind.REQUEST, request.number, request.body)
 
-    def _flush(self) -> None:
-        while self._backlog:
-            view = self._backlog[0]
-            try:
-                sent = self._sock.send(view)
-            except BlockingIOError:
-                return
-            except OSError:
-                self._left_unread = True
-                self._backlog.clear()
-                break
-            if sent < len(view):
-                self._backlog[0] = view[sent:]
-                return
-            self._backlog.popleft()
-        self._reactor.on_writable(self._sock.fileno(), None)
-
     # -- listening to it -----------------------------------------------------------------------
 
     def _read(self) -> bool:
         """Take one chunk; whether there was one."""
         try:
-            data = self._sock.recv(_CHUNK)
-        except BlockingIOError:
+            frames = self._channel.read()
+        except CorruptStream as exc:
+            logger.warning("worker %d wrote what is no frame (%s); killing it", self.pid, exc)
+            self.kill()
             return False
-        except ConnectionResetError:
-            # How the kernel says that the other end closed with something of ours still unread.
-            self._left_unread = True
-            data = b""
-        except OSError:
-            data = b""
-        if not data:
-            self._reactor.forget(self._sock.fileno())
+        except EOFError:
             if self._alive:  # most likely it is dying; if it is not, it is of no use without its channel
                 self._drain()
                 self._climb([(_DYING_S, self._signal_kill)])
             return False
-        try:
-            frames = self._reader.feed(data)
-        except CorruptStream as exc:
-            logger.warning("worker %d wrote what is no frame (%s); killing it", self.pid, exc)
-            self._reactor.forget(self._sock.fileno())
-            self.kill()
-            return False
-        for kind, number, body in frames:
+        for kind, number, body in frames or ():
             self._take(kind, number, body)
-        return True
+        return frames is not None
 
     def _take(self, kind: Kind, number: int, body: bytes) -> None:
         if kind is Kind.REPLY:
@@ -283,14 +230,8 @@ class WorkerHandle:
 
     def _pause(self, request: Request) -> None:
         """Its reader is slow: leave what comes next in the pipe, where it holds the worker back."""
-        fd = self._sock.fileno()
-        self._reactor.on_readable(fd, None)
-
-        def resume() -> None:
-            if self._sock.fileno() >= 0:
-                self._reactor.on_readable(fd, self._read)
-
-        request.sink.on_writable(resume)
+        self._channel.listen(None)
+        request.sink.on_writable(lambda: self._channel.listen(self._read))
 
     def _read_log(self) -> bool:
         """Take what is in the log pipe (it holds less than a chunk); whether there was anything."""
@@ -383,8 +324,6 @@ class WorkerHandle:
 
     def _exited(self, ending: Ending) -> None:
         self._alive = False
-        self._reactor.forget(self._sock.fileno())
-        self._reactor.forget(self._log)
         while self._read():  # what it said before it died
             pass
         while self._read_log():
@@ -396,7 +335,7 @@ class WorkerHandle:
         orphans, self.in_flight = self.in_flight, {}
         for request in orphans.values():
             # What was sent last is what was not read, so with one in flight there is no doubt which.
-            unread = self._left_unread and len(orphans) == 1
+            unread = self._channel.left_unread and len(orphans) == 1
             if request.stopping is None and unread:
                 self.owner.worker_returned(self, request)
             elif request.stopping is None and request.retries:
@@ -434,9 +373,8 @@ class WorkerHandle:
         return "nobody here sent that signal: where memory is short, it is how the kernel makes room"
 
     def _close(self) -> None:
-        self._reactor.forget(self._sock.fileno())
+        self._channel.close()
         self._reactor.forget(self._log)
-        self._sock.close()
         os.close(self._log)
         self._log = -1
         if self.expiry is not None:

@@ -47,7 +47,7 @@ def read_charter(charter: bytes) -> tuple[StartSessionArgs, dict[str, list[str]]
     stored = orjson.loads(charter or b"{}")
     missing: _Missing = validate(_Missing, {"fields": stored.pop("missing", {})}, where="charter.missing")
     args: StartSessionArgs = validate(StartSessionArgs, stored, where="charter")
-    return args, {**missing.fields}
+    return args, {str(name): fields for name, fields in missing.fields.items()}
 
 
 def birth_certificate(
