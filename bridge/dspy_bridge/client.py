@@ -25,6 +25,8 @@ import orjson
 _CHUNK = 1 << 16
 
 EventCallback = Callable[[dict[str, Any]], None]
+CallCallback = Callable[[dict[str, Any]], Any]
+"""Serves one call of a program to its host; what it returns is the answer, what it raises the error."""
 
 
 class TransportError(Exception):
@@ -50,10 +52,12 @@ class Client:
         *,
         process: subprocess.Popen[bytes] | None = None,
         on_event: EventCallback | None = None,
+        on_call: CallCallback | None = None,
         start_timeout: float = 60.0,
     ) -> None:
         self.process = process
         self.on_event = on_event
+        self.on_call = on_call
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._ids = itertools.count(1)
@@ -125,12 +129,24 @@ class Client:
         deadline = time.monotonic() + timeout
         while number not in self._replies:
             frame = self._read_frame(deadline)
-            if "event" in frame:
+            if "call_id" in frame:
+                self._answer(frame)
+            elif "event" in frame:
                 if self.on_event is not None:
                     self.on_event(frame)
             else:
                 self._replies[frame["id"]] = frame
         return self._replies.pop(number)
+
+    def _answer(self, frame: dict[str, Any]) -> None:
+        answer: dict[str, Any] = {"call_id": frame["call_id"]}
+        try:
+            if self.on_call is None:
+                raise LookupError("this host serves no calls")
+            answer |= {"success": True, "result": self.on_call(frame)}
+        except Exception as exc:  # noqa: BLE001 - the program hears of it
+            answer |= {"success": False, "error": {"message": f"{type(exc).__name__}: {exc}"}}
+        self.send(orjson.dumps(answer))
 
     # -- bytes ---------------------------------------------------------------------------------
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import itertools
+import select
 import socket
 import threading
+import time
+from collections.abc import Iterator
 
-from session_supervisor.frames import FrameReader, Kind, pack, pack_header
+from session_supervisor.frames import CALL_NUMBER, FrameReader, Kind, pack, pack_header
 from session_supervisor.reactor import Callback, Reactor
 
 _CHUNK = 1 << 16
@@ -16,26 +21,66 @@ class ChannelClosed(Exception):
     """The supervisor is gone. Raised by :meth:`Channel.receive`; the worker must leave."""
 
 
+class NothingUnderWay(Exception):
+    """A call was made after its request had ended: there is nobody to ask. Raised by :meth:`Channel.call`."""
+
+
+class Call:
+    """A question to the supervisor's caller, and what has come back so far."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.answers: collections.deque[bytes] = collections.deque()
+
+
 class Channel:
-    """The worker's end. ``receive`` belongs to one thread; ``send`` to any."""
+    """The worker's end. ``receive`` is for one thread; ``send`` and calls are for any.
+
+    There is no thread that only reads. While the main thread serves a request, whoever waits for an
+    answer reads the channel for all who wait (leader and followers), and passes the lead on when it has
+    its own: a call costs no thread of its own and no hand-over in the common case of one caller.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._reader = FrameReader()
         self._arrived: collections.deque[tuple[Kind, int, bytes]] = collections.deque()
         self._sending = threading.Lock()
+        self._calls: dict[int, Call] = {}
+        self._numbers = itertools.count(1)
+        self._answered = threading.Condition()
+        self._led = False
+        self.serving: int | None = None
+        """Number of the request under way: the one received last, until the next frame is asked for."""
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
     def receive(self) -> tuple[Kind, int, bytes]:
-        """The next frame as ``(kind, number, body)``; blocks. Raises :class:`ChannelClosed` at the end."""
-        while not self._arrived:
-            data = self._sock.recv(_CHUNK)
-            if not data:
-                raise ChannelClosed
-            self._arrived.extend(self._reader.feed(data))
-        return self._arrived.popleft()
+        """The next frame as ``(kind, number, body)``; blocks. Raises :class:`ChannelClosed` at the end.
+        Answers that come too late are dropped."""
+        self.serving = None
+        while True:
+            if self._calls:  # of a thread that outlived its request: it may be leading
+                with self._answered:
+                    while not self._arrived:
+                        if self._led:
+                            self._answered.wait()
+                        else:
+                            self._lead(None)
+            while not self._arrived:
+                self._read()
+            frame = self._arrived.popleft()
+            if frame[0] is Kind.REQUEST:
+                self.serving = frame[1]
+            if frame[0] is not Kind.ANSWER:
+                return frame
+
+    def _read(self) -> None:
+        data = self._sock.recv(_CHUNK)
+        if not data:
+            raise ChannelClosed
+        self._arrived.extend(self._reader.feed(data))
 
     def send(self, kind: Kind, number: int = 0, body: bytes = b"") -> None:
         """Send one frame whole. A vanished supervisor raises ``OSError``."""
@@ -46,6 +91,61 @@ class Channel:
         """Send frames already packed, with no other frame between them."""
         with self._sending:
             self._sock.sendall(frames)
+
+    # -- calls ---------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def call(self, body: bytes) -> Iterator[Call]:
+        """Ask the caller of the request under way; answers that come after the block are dropped. Raises
+        :class:`NothingUnderWay`."""
+        with self._answered:
+            request = self.serving
+            if request is None:
+                raise NothingUnderWay
+            call = Call(next(self._numbers))
+            self._calls[call.number] = call
+        try:
+            self.send(Kind.CALL, request, CALL_NUMBER.pack(call.number) + body)
+            yield call
+        finally:
+            with self._answered:
+                del self._calls[call.number]
+
+    def answer(self, call: Call, timeout: float) -> bytes:
+        """The next answer to ``call``. Raises ``TimeoutError`` after ``timeout`` seconds, :class:`ChannelClosed`."""
+        deadline = time.monotonic() + timeout
+        with self._answered:
+            while not call.answers:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                if self._led:
+                    self._answered.wait(left)
+                else:
+                    self._lead(left)
+            return call.answers.popleft()
+
+    def _lead(self, timeout: float | None) -> None:
+        """Read once, with the condition released meanwhile; then let everybody look whether it was for them."""
+        self._led = True
+        try:
+            self._answered.release()
+            if select.select([self._sock], [], [], timeout)[0]:
+                self._read()
+        finally:
+            self._answered.acquire()
+            self._led = False
+            kept = [frame for frame in self._arrived if not self._deliver(*frame)]
+            self._arrived = collections.deque(kept)
+            self._answered.notify_all()
+
+    def _deliver(self, kind: Kind, number: int, body: bytes) -> bool:
+        if kind is not Kind.ANSWER:
+            return False
+        call = self._calls.get(number)
+        if call is not None:
+            call.answers.append(body)
+        return True
 
 
 class SupervisorChannel:

@@ -11,6 +11,7 @@ kind        sent by    means
 ``LOAD``    supervisor these snapshot parts are news to you; number: the version they reach
 ``REQUEST`` supervisor serve this
 ``STOP``    supervisor leave now
+``ANSWER``  supervisor what came back for call ``number``: a piece of it, or all; body as it came
 ``COLLECT`` supervisor collect your garbage and say what you still hold
 ``READY``   worker     I can be assigned (body: facts about me, opaque)
 ``ASSIGNED`` worker    I am that session now
@@ -19,6 +20,7 @@ kind        sent by    means
 ``PARTS``   worker     what request ``number`` changed; takes effect with its reply
 ``REPLY``   worker     the terminal reply of request ``number``
 ``SPENT``   worker     after this reply I am not fit to serve another request
+``CALL``    worker     request ``number`` asks its caller something (body: :data:`CALL_NUMBER`, then as it is)
 ``HOLDS``   worker     my private memory after a collection; number: bytes
 ==========  =========  ====================================================================
 """
@@ -36,6 +38,7 @@ class Kind(enum.IntEnum):
     REQUEST = 3
     STOP = 4
     COLLECT = 5
+    ANSWER = 6
     READY = 16
     ASSIGNED = 17
     REFUSED = 18
@@ -44,10 +47,13 @@ class Kind(enum.IntEnum):
     REPLY = 21
     SPENT = 22
     HOLDS = 23
+    CALL = 24
 
 
 _HEADER: Final = struct.Struct("<BQI")
 HEADER_SIZE: Final = _HEADER.size
+CALL_NUMBER: Final = struct.Struct("<Q")
+"""In front of a call's body: the worker's own number for it, which its answers carry."""
 MAX_BODY: Final = 1 << 30
 """Bytes. Far above any legal frame: a longer one means the stream is corrupt."""
 

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from session_supervisor.channel import SupervisorChannel
 from session_supervisor.failures import DeathCertificate, Failure, LimitExceeded, WorkerCrashed
-from session_supervisor.frames import CorruptStream, Kind
+from session_supervisor.frames import CALL_NUMBER, CorruptStream, Kind
 from session_supervisor.hygiene import DUMP_SIGNAL, INTERRUPT_SIGNAL
 from session_supervisor.os_facts import IS_LINUX
 from session_supervisor.reactor import Reactor, Timer
@@ -195,6 +195,8 @@ class WorkerHandle:
                 self._read_log()  # what it printed before this event comes before it
                 if not request.sink.event(body):
                     self._pause(request)
+        elif kind is Kind.CALL:
+            self._ask(number, body)
         elif kind is Kind.READY:
             if self.lifecycle.state == STARTING:
                 self.lifecycle.to(IDLE)
@@ -207,6 +209,18 @@ class WorkerHandle:
             self._spent = True
         elif kind is Kind.HOLDS:
             self.owner.worker_holds(self, number)
+
+    def _ask(self, number: int, body: bytes) -> None:
+        request = self.in_flight.get(number)
+        if request is None or request.stopping is not None:
+            return  # nobody would hear the answer
+        (call,) = CALL_NUMBER.unpack_from(body)
+
+        def answer(said: bytes) -> None:
+            if number in self.in_flight:
+                self.send(Kind.ANSWER, call, said)
+
+        request.sink.ask(body[CALL_NUMBER.size :], answer)
 
     def _finish(self, number: int, body: bytes) -> None:
         request = self.in_flight.get(number)

@@ -21,6 +21,10 @@ class Sink(Protocol):
     def output(self, data: bytes) -> None:
         """Take what the worker printed while it ran this request. Never blocks; may drop."""
 
+    def ask(self, body: bytes, answer: Callable[[bytes], None]) -> None:
+        """The worker asks whoever sent the request; ``answer`` takes what comes back, piece by piece. It
+        may never be called, and does nothing once the request has ended."""
+
     def retried(self, failure: Failure) -> None:
         """The worker died of ``failure``; the request begins again on a fresh one."""
 

@@ -102,13 +102,13 @@ def test_every_argument_reaches_dspys_model() -> None:
 
 
 def test_a_key_may_come_from_the_environment() -> None:
-    lm = build_lm({"model": "openai/x", "api_key_env": "KEY"}, {"KEY": "secret"})
+    lm = build_lm({"model": "openai/x", "api_key_env": "KEY"}, environ={"KEY": "secret"})
     assert lm.kwargs["api_key"] == "secret"
     with pytest.raises(BridgeError) as refused:
-        build_lm({"model": "openai/x", "api_key_env": "KEY"}, {})
+        build_lm({"model": "openai/x", "api_key_env": "KEY"}, environ={})
     assert refused.value.code == "lm_not_configured"
     with pytest.raises(BridgeError, match="not both"):
-        build_lm({"model": "openai/x", "api_key": "a", "api_key_env": "KEY"}, {"KEY": "b"})
+        build_lm({"model": "openai/x", "api_key": "a", "api_key_env": "KEY"}, environ={"KEY": "b"})
 
 
 def test_secrets_are_told_apart_and_hidden() -> None:
@@ -125,12 +125,6 @@ def test_secrets_are_told_apart_and_hidden() -> None:
     assert {**public, **secret} == config
     assert "a" not in redacted(config).values()
     assert redacted(config)["max_tokens"] == 7
-
-
-def test_the_hosts_model_is_refused_with_a_reason() -> None:
-    with pytest.raises(BridgeError) as refused:
-        build_lm({"model": "host"})
-    assert refused.value.code == "unsupported"
 
 
 class Rude(Exception):

@@ -28,7 +28,7 @@ from session_supervisor.supervisor import Supervisor
 
 CAPABILITIES: Final = [
     *("sessions", "recycling", "hibernation", "export", "branch", "pools", "limits", "retry"),
-    *("cancel", "log_events", "json_rpc"),
+    *("cancel", "log_events", "json_rpc", "host_calls", "streaming", "batches", "evaluation"),
 ]
 
 

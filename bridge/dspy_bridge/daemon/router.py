@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import codecs
 import collections
+import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from dspy_bridge.daemon.connection import Connection
@@ -34,7 +35,18 @@ OpenRequests = dict[tuple[Connection, CallId], "OpenRequest"]
 class OpenRequest:
     """A request that has not had its terminal reply: the sink its answers fall into."""
 
-    __slots__ = ("_decoder", "_log_left", "_received", "_router", "_seq", "call", "connection", "request", "session")
+    __slots__ = (
+        "_decoder",
+        "_host_calls",
+        "_log_left",
+        "_received",
+        "_router",
+        "_seq",
+        "call",
+        "connection",
+        "request",
+        "session",
+    )
 
     def __init__(self, router: Router, connection: Connection, call: Call) -> None:
         self.call = call
@@ -45,6 +57,7 @@ class OpenRequest:
         self._seq = 0
         self._received = time.monotonic()
         self._log_left = router.log_limit
+        self._host_calls: list[str] = []
         self._decoder: codecs.IncrementalDecoder | None = None
 
     # -- the sink of a session command ---------------------------------------------------------
@@ -65,13 +78,18 @@ class OpenRequest:
         if self._log_left <= 0:
             self._send_event(envelope.event_tail("log", {"text": "", "truncated": True}))
 
+    def ask(self, body: bytes, answer: Callable[[bytes], None]) -> None:
+        call_id = self._router.expect_answer(self, answer)
+        self._host_calls.append(call_id)
+        self.connection.send(envelope.host_call(call_id, self.call, body))
+
     def retried(self, failure: Failure) -> None:
         self._router.retries += 1
         error = to_bridge_error(failure).to_wire()
         self._send_event(envelope.event_tail("status", {"status": "retried", "after": error}))
 
     def reply(self, body: bytes) -> None:
-        self._router.close(self)
+        self._router.close(self, self._host_calls)
         if self.request is not None:
             self._router.latencies.append(time.monotonic() - self._received)
             if self.request.started_at:
@@ -139,6 +157,8 @@ class Router:
         """The part of it they waited for an interpreter."""
         self.retries = 0
         """Requests that began again because their interpreter had died."""
+        self._call_numbers = itertools.count(1)
+        self._awaited: dict[tuple[Connection, str], Callable[[bytes], None]] = {}
         self._supervisor = supervisor
         self._control = control
         self._session_for = session_for
@@ -163,7 +183,11 @@ class Router:
             connection.send(envelope.failure(bad.call_id, bad.rpc, bad.error))
             return
         if isinstance(call, HostAnswer):
-            logger.info("dropped an answer to host call %r, which nobody waits for", call.call_id)
+            answer = self._awaited.get((connection, call.call_id))
+            if answer is None:
+                logger.info("dropped an answer to host call %r, which nobody waits for", call.call_id)
+            else:
+                answer(call.body)
             return
         key = (connection, call.id)
         if key in self.open:
@@ -192,9 +216,17 @@ class Router:
             retries=1 if call.retry else 0,
         )
 
-    def close(self, opened: OpenRequest) -> None:
-        """The request has had its terminal reply: its id may be used again."""
+    def expect_answer(self, opened: OpenRequest, answer: Callable[[bytes], None]) -> str:
+        """A call to the host is about to leave: its id. Answers reach ``answer`` while ``opened`` is open."""
+        call_id = f"c-{next(self._call_numbers)}"
+        self._awaited[opened.connection, call_id] = answer
+        return call_id
+
+    def close(self, opened: OpenRequest, host_calls: Iterable[str] = ()) -> None:
+        """The request has had its terminal reply: its id may be used again, its calls are answered by nobody."""
         self.open.pop((opened.connection, opened.call.id), None)
+        for call_id in host_calls:
+            del self._awaited[opened.connection, call_id]
 
     def stop(self, opened: OpenRequest, reason: Failure) -> None:
         """End an open request of a session with ``reason``."""

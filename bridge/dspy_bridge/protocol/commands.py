@@ -16,7 +16,22 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import LMConfig
 
-ProgramType = Literal["predict", "chain_of_thought"]
+ProgramType = Literal[
+    "predict",
+    "chain_of_thought",
+    "react",
+    "react_v2",
+    "multi_chain_comparison",
+    "best_of_n",
+    "refine",
+    "ensemble",
+    "pipeline",
+    "program_of_thought",
+    "code_act",
+    "rlm",
+    "custom",
+]
+AdapterName = Literal["chat", "json", "xml", "baml"]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 
 
@@ -77,7 +92,7 @@ class CommandsResult(Result):
 class SettingsArgs(Args):
     """DSPy settings a session can change; absent ones stay as they are, null restores DSPy's default."""
 
-    adapter: Literal["chat", "json", "xml"] | None = Field(None, description="How prompts are laid out.")
+    adapter: AdapterName | None = Field(None, description="How prompts are laid out.")
     track_usage: bool | None = Field(None, description="Report token usage with each execution (default true).")
     num_threads: int | None = Field(None, ge=1, le=256, description="Threads of DSPy's own parallel helpers.")
     max_errors: int | None = Field(None, ge=0, description="Errors after which DSPy's parallel helpers give up.")
@@ -267,15 +282,30 @@ class ConfiguredResult(Result):
     settings: dict[str, Any]
 
 
+class ToolSpec(BaseModel):
+    """A tool in the host, called with a ``tool`` call."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    name: str = Field(pattern="^[A-Za-z_][A-Za-z0-9_]{0,63}$", description="As the model is to call it.")
+    description: str = Field("", description="What it does, for the model.")
+    args: dict[str, Any] = Field(default_factory=dict, description="JSON Schema of its arguments (an object's).")
+    host: Literal[True] = Field(True, description="It lives in the host.")
+    timeout_ms: int = Field(120_000, ge=1, description="How long the host may take to answer.")
+
+
 class CreateProgramArgs(Args):
     id: Name | None = Field(None, description="The program's id in its session.")
     program_id: Name | None = Field(None, description="Alias of id.")
-    signature: str | dict[str, Any] = Field(
-        description="A DSPy signature string, or name, instructions, inputs, outputs."
+    signature: str | dict[str, Any] | None = Field(
+        None, description="A DSPy signature string, or name, instructions, inputs, outputs."
     )
     program_type: ProgramType = Field("predict", description="Which DSPy module.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the module, such as temperature.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the module; see docs/dspy.md.")
+    tools: list[ToolSpec] = Field(default_factory=list, description="What an agent may call.")
     lm: LMConfig | None = Field(None, description="A model of the program's own.")
+    adapter: AdapterName | None = Field(None, description="How its prompts are laid out, if not as the session's.")
+    demos: list[dict[str, Any]] = Field(default_factory=list, description="Worked examples for its prompts.")
     on_exists: Literal["error", "replace", "keep"] = Field("error", description="What to do if the id is taken.")
 
 
@@ -294,6 +324,9 @@ class ExecuteProgramArgs(Args):
         default_factory=dict, description="Model options and DSPy settings for this execution alone."
     )
     lm: LMConfig | None = Field(None, description="A model for this execution alone.")
+    stream: bool | list[str] = Field(
+        False, description="Send token and status events first: of every output field, or of those named."
+    )
     lenient: bool = Field(False, description="Coerce and ignore as DSPy does, instead of refusing odd inputs.")
 
 
@@ -302,6 +335,46 @@ class Execution(Result):
     outputs: dict[str, Any]
     usage: dict[str, Any] = Field(description="Per model; empty where the answer came from the cache.")
     execution_time_ms: float
+
+
+class ExecuteBatchArgs(Args):
+    program_id: Name = Field(description="Which program.")
+    inputs: list[dict[str, Any]] = Field(description="One object of inputs per execution.")
+    max_concurrency: int = Field(8, ge=1, le=256, description="How many run at once.")
+    stop_on_error: bool = Field(False, description="Begin no further one once one has failed.")
+    skip: list[int] = Field(default_factory=list, description="Indices to leave out, such as those done before.")
+    config: dict[str, Any] = Field(default_factory=dict, description="As for execute_program.")
+    lm: LMConfig | None = Field(None, description="As for execute_program.")
+    lenient: bool = Field(False, description="As for execute_program.")
+
+
+class BatchResult(Result):
+    program_id: str
+    results: list[dict[str, Any]] = Field(
+        description="In order, each with index and success, and outputs or error (or skipped)."
+    )
+    succeeded: int
+    failed: int
+    skipped: int
+
+
+class EvaluateProgramArgs(Args):
+    program_id: Name = Field(description="Which program.")
+    examples: list[dict[str, Any]] = Field(min_length=1, description="Inputs and what is expected, one object each.")
+    metric: Any = Field(description="exact_match, f1, contains, or an object: name, host, program or python.")
+    max_concurrency: int = Field(8, ge=1, le=256, description="How many run at once.")
+    failure_score: float = Field(0.0, description="What an example counts whose execution failed.")
+    config: dict[str, Any] = Field(default_factory=dict, description="As for execute_program.")
+    lm: LMConfig | None = Field(None, description="As for execute_program.")
+
+
+class EvaluationResult(Result):
+    program_id: str
+    score: float = Field(description="Mean of the scores, in percent.")
+    results: list[dict[str, Any]] = Field(description="In order, each with index, success, score, outputs or error.")
+    succeeded: int
+    failed: int
+    skipped: int
 
 
 class ProgramArgs(Args):
@@ -392,6 +465,8 @@ _ROWS: Final = (
     Command("configure", "session", SettingsArgs, ConfiguredResult, "Change the session's DSPy settings.", True),
     Command("create_program", "session", CreateProgramArgs, CreatedProgram, "Make a program.", True),
     Command("execute_program", "session", ExecuteProgramArgs, Execution, "Run a program."),
+    Command("execute_batch", "session", ExecuteBatchArgs, BatchResult, "Run a program on many inputs."),
+    Command("evaluate_program", "session", EvaluateProgramArgs, EvaluationResult, "Score a program on examples."),
     Command("list_programs", "session", NoArgs, ProgramsResult, "Every program of the session."),
     Command("get_program_info", "session", ProgramArgs, ProgramInfo, "One program, with its fields."),
     Command("delete_program", "session", ProgramArgs, DeletedProgram, "Remove a program; it must exist.", True),

@@ -42,9 +42,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class HostAnswer:
-    """The host's answer to a call of a worker."""
+    """The host's answer to a call of a worker, or a piece of one. ``body`` is what the worker gets:
+    ``{"success": true, "result"}``, ``{"success": false, "error"}`` or ``{"event", "data"}``."""
 
     call_id: str
+    body: bytes
 
 
 class BadFrame(Exception):
@@ -72,7 +74,9 @@ def parse(body: bytes) -> Call | HostAnswer:
         raise BadFrame(BridgeError("invalid_request", message), None, False)
     rpc = frame.get("jsonrpc") == "2.0"
     if "call_id" in frame and "command" not in frame:
-        return HostAnswer(str(frame["call_id"])[:MAX_ID])
+        return _host_answer(frame["call_id"], frame)
+    if rpc and "method" not in frame and ("result" in frame or "error" in frame):
+        return _host_answer(frame.get("id"), {**frame, "success": "error" not in frame})
     command, args = (frame.get("method"), frame.get("params")) if rpc else (frame.get("command"), frame.get("args"))
     call_id = frame.get("id")
     if type(call_id) is not int and (type(call_id) is not str or not call_id or len(call_id) > MAX_ID):
@@ -82,6 +86,23 @@ def parse(body: bytes) -> Call | HostAnswer:
         return _checked(frame, call_id, command, args, rpc)
     except BridgeError as error:
         raise BadFrame(error, call_id, rpc) from None
+
+
+def _host_answer(call_id: Any, frame: dict[str, Any]) -> HostAnswer:
+    """Bent into one shape: what the host leaves out must not keep its program waiting."""
+    said: dict[str, Any]
+    if isinstance(frame.get("event"), str):
+        said = {"event": frame["event"], "data": frame.get("data")}
+    elif frame.get("success") is True:
+        said = {"success": True, "result": frame.get("result")}
+    else:
+        error = frame.get("error")
+        if not isinstance(error, dict):
+            error = {
+                "message": error if isinstance(error, str) else "the host's answer says neither success nor why not"
+            }
+        said = {"success": False, "error": error}
+    return HostAnswer(str(call_id)[:MAX_ID], orjson.dumps(said))
 
 
 def _checked(frame: dict[str, Any], call_id: CallId, command: Any, args: Any, rpc: bool) -> Call:
@@ -156,6 +177,18 @@ def event(call_id: CallId, rpc: bool, seq: int, tail: bytes) -> bytes:
     if rpc:
         return b'{"jsonrpc":"2.0","method":"event","params":%b%b}' % (head, tail)
     return head + tail
+
+
+def host_call_tail(call: str, name: str, args: dict[str, Any]) -> bytes:
+    """The part of a call to the host that its maker knows; the daemon adds the rest (:func:`host_call`)."""
+    return orjson.dumps({"call": call, "name": name, "args": args})[1:]
+
+
+def host_call(call_id: str, request: Call, tail: bytes) -> bytes:
+    """A worker's question to the host, which answers with the same ``call_id``."""
+    head = b'"id":%b,"session_id":%b,' % (orjson.dumps(request.id), orjson.dumps(request.session_id))
+    framed = b'{"jsonrpc":"2.0","id":%b,"method":"host_call","params":{%b%b}' if request.rpc else b'{"call_id":%b,%b%b'
+    return framed % (orjson.dumps(call_id), head, tail)
 
 
 def daemon_event(event_name: str, data: dict[str, Any]) -> bytes:

@@ -15,7 +15,7 @@ class LMConfig(BaseModel):
     model: str = Field(
         min_length=1,
         max_length=512,
-        description="provider/name as dspy.LM takes it, or scripted (offline, made up), or local (a small real one).",
+        description="provider/name as dspy.LM takes it; or scripted, local (a small real one), host or host/name.",
     )
     api_key: str | None = Field(None, description="The provider's key. Never logged, echoed or stored on disk.")
     api_key_env: str | None = Field(None, description="Name of the environment variable that holds the key.")

@@ -21,6 +21,7 @@ from dspy_bridge.protocol import envelope
 from dspy_bridge.protocol.envelope import Call
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.worker.exceptions import to_bridge_error
+from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.rehearsal import rehearse
 from dspy_bridge.worker.session import SessionRuntime
 from dspy_bridge.worker.settings import use_cache
@@ -50,7 +51,7 @@ def serve(channel: Channel, gate: InterruptGate) -> None:
         elif kind is Kind.ASSIGN:
             try:
                 birth = orjson.loads(body)
-                runtime = _become(birth)
+                runtime = _become(birth, Host(channel))
                 keeper = LimitKeeper(Limits(**birth.get("limits", {})))
                 keeper.apply()
             except Exception as exc:  # noqa: BLE001 - every reason is told to the host
@@ -65,7 +66,7 @@ def serve(channel: Channel, gate: InterruptGate) -> None:
             return
 
 
-def _become(birth: Mapping[str, Any]) -> SessionRuntime:
+def _become(birth: Mapping[str, Any], host: Host) -> SessionRuntime:
     """Take on the environment, folders and state of the session."""
     os.environ.update(birth.get("env") or {})
     os.environ["TMPDIR"] = birth["scratch"]
@@ -77,7 +78,7 @@ def _become(birth: Mapping[str, Any]) -> SessionRuntime:
         except OSError as exc:
             errors = [{"path": "args.cwd", "reason": str(exc)}]
             raise BridgeError("invalid_args", f"args.cwd: {exc}", details={"errors": errors}) from None
-    return SessionRuntime(birth)
+    return SessionRuntime(birth, host)
 
 
 def _answer(runtime: SessionRuntime, gate: InterruptGate, keeper: LimitKeeper, number: int, body: bytes) -> bytes:

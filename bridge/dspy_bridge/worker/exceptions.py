@@ -32,17 +32,20 @@ _NO_LIMITS: Final = Limits()
 
 def to_bridge_error(exc: BaseException, *, secrets: Iterable[str] = (), limits: Limits = _NO_LIMITS) -> BridgeError:
     """The error for ``exc``; every text of ``secrets`` in it is replaced. ``limits``: the session's."""
-    error = exc if isinstance(exc, BridgeError) else _over_limit(exc, limits) or _translate(exc)
+    error = _known(exc, limits) or _translate(exc)
     hidden = [secret for secret in secrets if secret]
     message = _clean(error.message, hidden, MAX_MESSAGE)
     details = _clean_data(error.details, hidden)
     return BridgeError(error.code, message, details=details, retryable=error.retryable)
 
 
-def _over_limit(exc: BaseException, limits: Limits) -> BridgeError | None:
-    """The error for what a limit of the session made fail, however deep it lies; None for anything else."""
+def _known(exc: BaseException, limits: Limits) -> BridgeError | None:
+    """The error that says itself what it is, or that a limit of the session made, however deep DSPy has
+    wrapped it; None for anything else."""
     at: BaseException | None = exc
     for _ in range(20):
+        if isinstance(at, BridgeError):
+            return at
         if isinstance(at, CpuExhausted):
             return limit_error("cpu", f"the request has used its {limits.cpu:g} s of processor time")
         if isinstance(at, LimitReached):

@@ -14,6 +14,8 @@ from dspy_bridge.protocol.commands import validate
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import LMConfig
 from dspy_bridge.protocol.secrets import split_secrets
+from dspy_bridge.worker.host import Host
+from dspy_bridge.worker.host_lm import HostLM
 from dspy_bridge.worker.local_model import build_local_lm
 from dspy_bridge.worker.scripted import ScriptedLM
 from dspy_bridge.worker.types import bad
@@ -24,11 +26,13 @@ _SCRIPTED_ONLY: Final = ("answers", "delay_ms", "seed")
 _CLIENT: Final = ("api_base", "timeout", "engine", "cache", "model_type", "headers", "extra_headers")
 
 
-def build_lm(config: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> dspy.BaseLM:
+def build_lm(
+    config: Mapping[str, Any], host: Host | None = None, environ: Mapping[str, str] = os.environ
+) -> dspy.BaseLM:
     """The model ``config`` (of the shape of :class:`LMConfig`) names. Calls nothing yet.
 
     Raises ``invalid_args``; ``lm_not_configured`` when the variable ``api_key_env`` names is not set;
-    ``unsupported`` for ``host``, and for ``local`` without its extra.
+    ``unsupported`` for ``local`` without its extra.
     """
     validate(LMConfig, dict(config), where="lm")
     given = {name: value for name, value in config.items() if value is not None}
@@ -44,8 +48,6 @@ def build_lm(config: Mapping[str, Any], environ: Mapping[str, str] = os.environ)
             message = f"the environment variable {key_variable!r}, which is to hold the key, is not set"
             raise BridgeError("lm_not_configured", message, details={"api_key_env": key_variable})
         given["api_key"] = environ[key_variable]
-    if model == "host":
-        raise BridgeError("unsupported", "this daemon does not call its host's model yet; name a model of a provider")
     scripted = {name: given.pop(name) for name in _SCRIPTED_ONLY if name in given}
     if scripted and model != "scripted":
         name = next(iter(scripted))
@@ -54,6 +56,11 @@ def build_lm(config: Mapping[str, Any], environ: Mapping[str, str] = os.environ)
         if model == "scripted":
             plain = {name: value for name, value in given.items() if name not in (*_CLIENT, "api_key")}
             return ScriptedLM(**scripted, **plain)
+        if model == "host" or model.startswith("host/"):
+            plain = {name: value for name, value in given.items() if name not in (*_CLIENT, "api_key")}
+            assert host is not None
+            kept = {"timeout": given.get("timeout"), "cache": given.get("cache", False)}  # its host may keep answers
+            return HostLM(host, model.partition("/")[2] or "host", **kept, **plain)
         if model == "local":
             return build_local_lm(given, environ)
         return dspy.LM(model, **given)
@@ -72,12 +79,12 @@ class Model:
     problem: BridgeError | None = None
 
     @classmethod
-    def configure(cls, config: Mapping[str, Any]) -> Model:
+    def configure(cls, config: Mapping[str, Any], host: Host) -> Model:
         """The model a host asks for now. Raises as :func:`build_lm` does."""
-        return cls(*split_secrets(config), lm=build_lm(config))
+        return cls(*split_secrets(config), lm=build_lm(config, host))
 
     @classmethod
-    def restore(cls, config: Mapping[str, Any], secrets: Mapping[str, Any], fields: Iterable[str]) -> Model:
+    def restore(cls, config: Mapping[str, Any], secrets: Mapping[str, Any], fields: Iterable[str], host: Host) -> Model:
         """A model configured earlier, perhaps elsewhere, whose literal secrets were those ``fields``. What
         it lacks is an error only when it is used."""
         restored = cls(dict(config), dict(secrets))
@@ -90,7 +97,7 @@ class Model:
             restored.problem = BridgeError("lm_not_configured", message, details={"missing": missing})
             return restored
         try:
-            restored.lm = build_lm({**config, **secrets})
+            restored.lm = build_lm({**config, **secrets}, host)
         except BridgeError as error:
             restored.problem = error
         return restored

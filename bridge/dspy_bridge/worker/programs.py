@@ -1,39 +1,200 @@
-"""The kinds of programs a host can make, one row each, and one program as a session holds it."""
+"""The kinds of programs a host can make, one row each, and one program as a session holds it.
+
+A row says how its DSPy module is made, which of the module's own options a host may set (checked
+against the constructor, so that a wrong name is an error and not silently a model option), and what it
+needs. Rows that are made of other programs name them by id.
+"""
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import dspy
+from pydantic import BaseModel, ConfigDict, Field
 
-from dspy_bridge.protocol.commands import CreateProgramArgs
+from dspy_bridge.protocol.commands import CreateProgramArgs, validate
 from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.worker import compositions
+from dspy_bridge.worker.host import Host
+from dspy_bridge.worker.metrics import Metric
 from dspy_bridge.worker.models import Model
+from dspy_bridge.worker.settings import make_adapter
 from dspy_bridge.worker.signatures import BoundSignature, build_signature
+from dspy_bridge.worker.tools import build_tools
+from dspy_bridge.worker.types import bad
 
-Build = Callable[[type[dspy.Signature], Mapping[str, Any]], dspy.Module]
+
+class Workshop(Protocol):
+    """What making a program may need of its session."""
+
+    host: Host
+    allow_imports: list[str]
+    allow_local_interpreter: bool
+
+    def program(self, program_id: str) -> Program:
+        """Another program of the session. Raises ``program_not_found``."""
+
+    def metric(self, spec: Any) -> Metric:
+        """A metric or reward. Raises ``invalid_args``."""
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _SearchOptions(_Options):
+    """``best_of_n`` and ``refine``."""
+
+    program: str
+    N: int = Field(ge=1, le=100)
+    reward: Any
+    threshold: float = 1.0
+    fail_count: int | None = None
+
+
+class _EnsembleOptions(_Options):
+    programs: list[str] = Field(min_length=1)
+    vote: str | None = Field(None, description="Output field whose most frequent value decides.")
+
+
+class _PipelineOptions(_Options):
+    steps: list[compositions.Step] = Field(min_length=1)
+
+
+class _CustomOptions(_Options):
+    module: str = Field(pattern=r"^[\w.]+:\w+$")
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+class _ComparisonOptions(_Options):
+    M: int = Field(3, ge=2, le=50)
+    temperature: float = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """One program being made."""
+
+    args: CreateProgramArgs
+    workshop: Workshop
+    signature: BoundSignature | None
+    options: Any
+
+    @property
+    def dspy_signature(self) -> type[dspy.Signature]:
+        assert self.signature is not None
+        return self.signature.signature
+
+    def tools(self) -> list[dspy.Tool]:
+        return build_tools(self.args.tools, self.workshop.host)
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramType:
-    """``build(signature, options)`` makes the module; ``reserved``: options a host may not set."""
+    """``make(making)`` makes the module. Options are those of ``constructor`` but for ``reserved``, or
+    those of the model ``options``. ``inherits``: the option that names the program whose signature it has."""
 
     name: str
-    build: Build
-    reserved: frozenset[str] = frozenset({"signature", "callbacks", "lm", "demos"})
+    make: Callable[[Making], dspy.Module]
+    constructor: type[dspy.Module] | None = None
+    options: type[_Options] | None = None
+    reserved: frozenset[str] = frozenset()
+    takes_tools: bool = False
+    inherits: str | None = None
+    interpreter: bool = False
+
+
+_RESERVED: Final = frozenset({"self", "signature", "callbacks", "lm", "demos", "tools", "config"})
+
+
+def _plain(name: str, kind: type[dspy.Module], *reserved: str) -> ProgramType:
+    def make(making: Making) -> dspy.Module:
+        return kind(making.dspy_signature, **making.options)
+
+    return ProgramType(name, make, kind, reserved=frozenset(reserved))
+
+
+def _agent(name: str, kind: type[dspy.Module]) -> ProgramType:
+    def make(making: Making) -> dspy.Module:
+        return kind(making.dspy_signature, tools=making.tools(), **making.options)
+
+    return ProgramType(name, make, kind, takes_tools=True)
+
+
+def _coder(name: str, kind: type[dspy.Module], *, takes_tools: bool = False) -> ProgramType:
+    def make(making: Making) -> dspy.Module:
+        given = dict(making.options)
+        if takes_tools:
+            given["tools"] = making.tools()
+        if making.workshop.allow_local_interpreter:
+            from dspy.primitives.local_interpreter import LocalInterpreter
+
+            given["interpreter_factory"] = LocalInterpreter
+        return kind(making.dspy_signature, **given)
+
+    reserved = frozenset({"interpreter_factory", "sub_lm"})
+    return ProgramType(name, make, kind, reserved=reserved, takes_tools=takes_tools, interpreter=True)
+
+
+def _search(name: str, kind: type[dspy.Module]) -> ProgramType:
+    def make(making: Making) -> dspy.Module:
+        options: _SearchOptions = making.options
+        inner = making.workshop.program(options.program)
+        reward = compositions.make_reward(making.workshop.metric(options.reward), inner.signature)
+        return kind(
+            module=inner.module,
+            N=options.N,
+            reward_fn=reward,
+            threshold=options.threshold,
+            fail_count=options.fail_count,
+        )
+
+    return ProgramType(name, make, options=_SearchOptions, inherits="program")
+
+
+def _make_comparison(making: Making) -> dspy.Module:
+    return compositions.Comparison(making.dspy_signature, making.options.M, making.options.temperature)
+
+
+def _make_ensemble(making: Making) -> dspy.Module:
+    members = [making.workshop.program(name) for name in making.options.programs]
+    return compositions.Ensemble([one.module for one in members], making.options.vote)
+
+
+def _make_pipeline(making: Making) -> dspy.Module:
+    assert making.signature is not None
+    return compositions.Pipeline(making.options.steps, making.workshop.program, making.signature)
+
+
+def _make_custom(making: Making) -> dspy.Module:
+    made = compositions.import_allowed(making.options.module, making.workshop.allow_imports)
+    module = made(**making.options.args)
+    if not isinstance(module, dspy.Module):
+        raise bad("args.options.module", "is no dspy.Module")
+    return module
 
 
 PROGRAM_TYPES: Final[Mapping[str, ProgramType]] = {
     row.name: row
     for row in (
-        ProgramType("predict", lambda signature, options: dspy.Predict(signature, **options)),
-        ProgramType(
-            "chain_of_thought",
-            lambda signature, options: dspy.ChainOfThought(signature, **options),
-            frozenset({"signature", "callbacks", "lm", "demos", "rationale_field", "rationale_field_type"}),
-        ),
+        _plain("predict", dspy.Predict),
+        _plain("chain_of_thought", dspy.ChainOfThought, "rationale_field", "rationale_field_type"),
+        _agent("react", dspy.ReAct),
+        _agent("react_v2", dspy.ReActV2),
+        ProgramType("multi_chain_comparison", _make_comparison, options=_ComparisonOptions),
+        _search("best_of_n", dspy.BestOfN),
+        _search("refine", dspy.Refine),
+        ProgramType("ensemble", _make_ensemble, options=_EnsembleOptions, inherits="programs"),
+        ProgramType("pipeline", _make_pipeline, options=_PipelineOptions),
+        _coder("program_of_thought", dspy.ProgramOfThought),
+        _coder("code_act", dspy.CodeAct),
+        _coder("rlm", dspy.RLM, takes_tools=True),
+        ProgramType("custom", _make_custom, options=_CustomOptions),
     )
 }
 
@@ -50,6 +211,17 @@ class Program:
     created_at: str
     model: Model | None = None
     """One of its own, where it has one."""
+    adapter: dspy.Adapter | None = None
+
+    def call(self, **inputs: Any) -> dspy.Prediction:
+        """Run it as a part of something else, with a model and adapter of its own where it has them."""
+        own: dict[str, Any] = {}
+        if self.model is not None:
+            own["lm"] = self.model.usable()
+        if self.adapter is not None:
+            own["adapter"] = self.adapter
+        with dspy.context(**own):
+            return self.module(**inputs)
 
     def describe(self, executions: int, last: str | None) -> dict[str, Any]:
         """A row of ``list_programs``."""
@@ -63,16 +235,76 @@ class Program:
         }
 
 
-def build_module(args: CreateProgramArgs) -> tuple[BoundSignature, dspy.Module]:
-    """The signature and module ``args`` ask for. Raises ``invalid_args``."""
+def build_program(
+    program_id: str, spec: dict[str, Any], created_at: str, model: Model | None, workshop: Workshop
+) -> Program:
+    """The program ``spec`` describes. Raises ``invalid_args``, ``program_not_found``, ``unsupported``."""
+    args: CreateProgramArgs = validate(CreateProgramArgs, spec)
+    signature, module = build_module(args, workshop)
+    adapter = make_adapter(args.adapter) if args.adapter is not None else None
+    return Program(program_id, spec, args.program_type, signature, module, created_at, model, adapter)
+
+
+def build_module(args: CreateProgramArgs, workshop: Workshop) -> tuple[BoundSignature, dspy.Module]:
+    """The signature and module ``args`` ask for. Raises as :func:`build_program` does."""
     kind = PROGRAM_TYPES[args.program_type]
-    refused = sorted(kind.reserved & args.options.keys())
-    if refused:
-        errors = [{"path": f"args.options.{name}", "reason": "cannot be set here"} for name in refused]
-        raise BridgeError("invalid_args", f"args.options.{refused[0]} cannot be set here", details={"errors": errors})
-    bound = build_signature(args.signature)
+    if args.tools and not kind.takes_tools:
+        raise bad("args.tools", f"a {kind.name} program uses no tools")
+    if kind.interpreter and not workshop.allow_local_interpreter and shutil.which("deno") is None:
+        message = (
+            f"a {kind.name} program runs code, which needs Deno (https://deno.com) on the daemon's PATH, or "
+            "--allow-local-interpreter, which runs it unprotected in the session's own account"
+        )
+        raise BridgeError("unsupported", message)
+    options = _check_options(kind, args.options)
+    signature = None
+    if kind.inherits is not None:
+        if args.signature is not None:
+            raise bad("args.signature", f"a {kind.name} program has that of the program it is made of")
+        named = getattr(options, kind.inherits)
+        signature = workshop.program(named if isinstance(named, str) else named[0]).signature
+    elif args.signature is None:
+        raise bad("args.signature", "is required")
+    else:
+        signature = build_signature(args.signature)
     try:
-        return bound, kind.build(bound.signature, args.options)
+        module = kind.make(Making(args, workshop, signature, options))
     except (TypeError, ValueError) as exc:
-        errors = [{"path": "args.options", "reason": str(exc)}]
-        raise BridgeError("invalid_args", f"args.options: {exc}", details={"errors": errors}) from None
+        raise bad("args.options", str(exc)) from None
+    if args.demos:
+        demos = [dspy.Example(**demo) for demo in args.demos]
+        for predictor in module.predictors():
+            predictor.demos = list(demos)
+    return signature, module
+
+
+def _check_options(kind: ProgramType, given: dict[str, Any]) -> Any:
+    if kind.options is not None:
+        return validate(kind.options, given, where="args.options")
+    assert kind.constructor is not None
+    parameters = inspect.signature(kind.constructor.__init__).parameters
+    open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    allowed = set(parameters) - _RESERVED - kind.reserved
+    for name in given:
+        if name in _RESERVED | kind.reserved:
+            raise bad(f"args.options.{name}", "cannot be set here")
+        if name not in allowed and not open_ended:
+            near = difflib.get_close_matches(name[:100], allowed, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise bad(f"args.options.{name}", f"a {kind.name} program has no such option{hint}")
+    return given
+
+
+def options_schema(kind: ProgramType) -> dict[str, Any]:
+    """JSON Schema of a type's options, from its model or from DSPy's constructor."""
+    if kind.options is not None:
+        return kind.options.model_json_schema()
+    assert kind.constructor is not None
+    parameters = inspect.signature(kind.constructor.__init__).parameters.values()
+    properties = {
+        one.name: {} if one.default is inspect.Parameter.empty else {"default": one.default}
+        for one in parameters
+        if one.kind is not inspect.Parameter.VAR_KEYWORD and one.name not in _RESERVED | kind.reserved
+    }
+    open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    return {"type": "object", "properties": properties, "additionalProperties": open_ended}

@@ -11,7 +11,8 @@ import orjson
 
 from dspy_bridge.protocol import envelope
 from dspy_bridge.protocol.commands import CreateProgramArgs
-from dspy_bridge.worker.programs import PROGRAM_TYPES, build_module
+from dspy_bridge.worker.host import Host
+from dspy_bridge.worker.programs import build_module
 from dspy_bridge.worker.scripted import OBSERVER, ScriptedLM
 from dspy_bridge.worker.session import SessionRuntime
 from dspy_bridge.worker.settings import use_cache
@@ -31,12 +32,20 @@ def exercise() -> None:
         "outputs": [{"name": "answer", "type": "str"}, {"name": "score", "type": "float"}],
     }
     use_cache(True)
-    for kind in PROGRAM_TYPES:
+    workshop = _nobody()
+    for kind in ("predict", "chain_of_thought"):
         for adapter in (dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()):
-            bound, module = build_module(CreateProgramArgs.model_validate({"signature": spec, "program_type": kind}))
+            bound, module = build_module(
+                CreateProgramArgs.model_validate({"signature": spec, "program_type": kind}), workshop
+            )
             settings = {"track_usage": True, "max_trace_size": 0, "callbacks": [OBSERVER]}
             with dspy.context(lm=ScriptedLM(), adapter=adapter, **settings):
                 bound.encode_outputs(module(**bound.decode_inputs({"question": "warm?"})))
+
+
+def _nobody() -> SessionRuntime:
+    """A session without a host, for practice."""
+    return SessionRuntime({"session_id": "rehearsal", "scratch": ""}, Host(None))
 
 
 def forget_exercise() -> None:
@@ -55,7 +64,7 @@ def rehearse() -> None:
     A forked process copies each page it first writes to; this has the copies of a program's whole way
     made while the worker is still a spare. It leaves no trace (:func:`verify` finds none).
     """
-    runtime = SessionRuntime({"session_id": "rehearsal", "scratch": ""})
+    runtime = _nobody()
     for command, args in _REHEARSAL:
         body = orjson.dumps({"id": 0, "command": command, "args": args})
         call = envelope.parse(body)

@@ -8,9 +8,9 @@ with a snapshot are built when they are first used.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -25,25 +25,32 @@ from dspy_bridge.protocol.envelope import Call, timestamp
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.secrets import redacted, split_secrets
 from dspy_bridge.worker import isolation
-from dspy_bridge.worker.models import Model, build_lm
-from dspy_bridge.worker.programs import Program, build_module
-from dspy_bridge.worker.scripted import OBSERVER, ScriptedLM
+from dspy_bridge.worker.execution import Executor
+from dspy_bridge.worker.host import Host
+from dspy_bridge.worker.metrics import Metric, build_metric
+from dspy_bridge.worker.models import Model
+from dspy_bridge.worker.programs import Program, build_program
+from dspy_bridge.worker.scripted import ScriptedLM
 from dspy_bridge.worker.settings import Settings
-from dspy_bridge.worker.values import to_json
 
 
 class SessionRuntime:
     """See the module. ``changed`` collects the parts the request under way has changed."""
 
-    def __init__(self, birth: Mapping[str, Any]) -> None:
+    def __init__(self, birth: Mapping[str, Any], host: Host) -> None:
         self.id: str = birth["session_id"]
+        self.host = host
+        self.allow_imports: list[str] = birth.get("allow_imports", [])
+        self.allow_local_interpreter: bool = birth.get("allow_local_interpreter", False)
         self.changed: dict[str, bytes | None] = {}
         self._birth = birth
         self._parts: dict[str, bytes] = {}
         self._built: dict[str, Program] = {}
-        self._model: Model | None = None
+        self.model: Model | None = None
         self._request_secrets: dict[str, Any] = {}
-        self._settings = Settings()
+        self.settings = Settings()
+        self._executor = Executor(self)
+        self._counting = threading.Lock()
         self._started = time.monotonic()
         self._handlers: dict[str, Callable[[Any], Any]] = {
             "ping": self._ping,
@@ -51,6 +58,8 @@ class SessionRuntime:
             "configure": self._configure,
             "create_program": self._create_program,
             "execute_program": self._execute_program,
+            "execute_batch": self._execute_batch,
+            "evaluate_program": self._evaluate_program,
             "list_programs": self._list_programs,
             "get_program_info": self._get_program_info,
             "delete_program": self._delete_program,
@@ -65,20 +74,20 @@ class SessionRuntime:
 
     def _be_as_born(self) -> None:
         settings = self._birth.get("settings") or {}
-        self._settings = Settings()
-        self._settings.update(validate(commands.SettingsArgs, settings, where="settings"), settings)
+        self.settings = Settings()
+        self.settings.update(validate(commands.SettingsArgs, settings, where="settings"), settings)
         lm, missing = self._birth.get("lm"), self._birth.get("missing", {}).get("lm", ())
         if lm is None:
-            self._model = None
+            self.model = None
         elif "missing" in self._birth:
-            self._model = Model.restore(*split_secrets(lm), missing)
+            self.model = Model.restore(*split_secrets(lm), missing, self.host)
         else:
-            self._model = Model.configure(lm)
-        self._settings.apply(self._lm)
+            self.model = Model.configure(lm, self.host)
+        self.settings.apply(self._lm)
 
     @property
     def _lm(self) -> dspy.BaseLM | None:
-        return self._model.lm if self._model is not None else None
+        return self.model.lm if self.model is not None else None
 
     def _put(self, name: str, value: Any) -> None:
         """Set one part of the state (None: remove it) and note the change."""
@@ -89,11 +98,12 @@ class SessionRuntime:
             self._parts[name] = encoded
         self.changed[name] = encoded
 
-    def _count(self, name: str, share: bytes) -> None:
+    def _count(self, name: str, times: int) -> None:
         """Add to a tally: here, and in what the supervisor is told."""
-        total = self._parts.get(name)
-        self._parts[name] = share if total is None else snapshot_parts.add_tally(total, share)
-        self.changed[name] = share
+        share = orjson.dumps([times, timestamp()])
+        for held in (self._parts, self.changed):
+            before = held.get(name)
+            held[name] = share if before is None else snapshot_parts.add_tally(before, share)
 
     def load(self, parts: Mapping[str, bytes | None]) -> None:
         """Take over news of the snapshot."""
@@ -105,13 +115,13 @@ class SessionRuntime:
             if name.startswith(snapshot_parts.PROGRAM_PREFIX):
                 self._built.pop(name[len(snapshot_parts.PROGRAM_PREFIX) :], None)
         if snapshot_parts.SETTINGS in parts:
-            self._settings.restore(self._get(snapshot_parts.SETTINGS) or {})
-            self._settings.apply(self._lm)
+            self.settings.restore(self._get(snapshot_parts.SETTINGS) or {})
+            self.settings.apply(self._lm)
         if snapshot_parts.LM in parts or snapshot_parts.LM_SECRETS in parts:
             part = self._get(snapshot_parts.LM)
             if part is not None:
                 secrets = self._get(snapshot_parts.LM_SECRETS) or {}
-                self._model = Model.restore(part["config"], secrets, part["secret_fields"])
+                self.model = Model.restore(part["config"], secrets, part["secret_fields"], self.host)
                 dspy.configure(lm=self._lm)
         if snapshot_parts.LM_CURSOR in parts:
             cursor = self._get(snapshot_parts.LM_CURSOR)
@@ -125,7 +135,7 @@ class SessionRuntime:
     def secrets(self) -> list[str]:
         """Every literal secret this session holds, to be kept out of errors."""
         held = [*self._request_secrets.values()]
-        for model in (self._model, *(program.model for program in self._built.values())):
+        for model in (self.model, *(program.model for program in self._built.values())):
             if model is not None:
                 held += model.secrets.values()
         return [text for text in _texts(held) if len(text) >= 4]
@@ -144,18 +154,18 @@ class SessionRuntime:
         return {"status": "ok", "uptime_s": round(time.monotonic() - self._started, 3)}
 
     def _configure_lm(self, args: commands.ConfigureLMArgs) -> dict[str, Any]:
-        self._model = Model.configure(args.model_dump(exclude={"session_id"}, exclude_unset=True))
+        self.model = Model.configure(args.model_dump(exclude={"session_id"}, exclude_unset=True), self.host)
         dspy.configure(lm=self._lm)
-        self._put(snapshot_parts.LM, self._model.part)
-        self._put(snapshot_parts.LM_SECRETS, self._model.secrets or None)
+        self._put(snapshot_parts.LM, self.model.part)
+        self._put(snapshot_parts.LM_SECRETS, self.model.secrets or None)
         self._put(snapshot_parts.LM_CURSOR, None)
         return {"status": "configured", "model": args.model}
 
     def _configure(self, args: commands.SettingsArgs) -> dict[str, Any]:
-        self._settings.update(args, args.model_dump(exclude={"session_id"}, exclude_unset=True))
-        self._settings.apply(self._lm)
-        self._put(snapshot_parts.SETTINGS, self._settings.values)
-        return {"status": "configured", "settings": self._settings.effective()}
+        self.settings.update(args, args.model_dump(exclude={"session_id"}, exclude_unset=True))
+        self.settings.apply(self._lm)
+        self._put(snapshot_parts.SETTINGS, self.settings.values)
+        return {"status": "configured", "settings": self.settings.effective()}
 
     # -- programs ------------------------------------------------------------------------------
 
@@ -165,15 +175,15 @@ class SessionRuntime:
         if exists and args.on_exists == "error":
             raise BridgeError("program_exists", f"session {self.id!r} already has a program {program_id!r}")
         if exists and args.on_exists == "keep":
-            program = self._program(program_id)
+            program = self.program(program_id)
             status = "kept"
         else:
             spec = args.model_dump(exclude={"session_id", "id", "program_id", "on_exists"}, exclude_unset=True)
-            model = None if args.lm is None else Model.configure(args.lm.model_dump(exclude_unset=True))
+            model = None if args.lm is None else Model.configure(args.lm.model_dump(exclude_unset=True), self.host)
             secrets = model.secrets if model is not None else {}
             if model is not None:
                 spec["lm"] = model.config
-            program = self._build(program_id, spec, timestamp(), model)
+            program = build_program(program_id, spec, timestamp(), model, self)
             self._built[program_id] = program
             part = {"spec": spec, "created_at": program.created_at, "secret_fields": sorted(secrets)}
             self._put(snapshot_parts.PROGRAM_PREFIX + program_id, part)
@@ -187,13 +197,7 @@ class SessionRuntime:
             "signature": program.signature.text,
         }
 
-    @staticmethod
-    def _build(program_id: str, spec: dict[str, Any], created_at: str, model: Model | None) -> Program:
-        args = validate(commands.CreateProgramArgs, spec)
-        signature, module = build_module(args)
-        return Program(program_id, spec, args.program_type, signature, module, created_at, model)
-
-    def _program(self, program_id: str) -> Program:
+    def program(self, program_id: str) -> Program:
         """The program of that id, built now if it came with a snapshot. Raises ``program_not_found``."""
         program = self._built.get(program_id)
         if program is not None:
@@ -204,65 +208,40 @@ class SessionRuntime:
         spec, model = part["spec"], None
         if spec.get("lm"):
             secrets = self._get(snapshot_parts.PROGRAM_SECRETS_PREFIX + program_id) or {}
-            model = Model.restore(spec["lm"], secrets, part["secret_fields"])
-        program = self._built[program_id] = self._build(program_id, spec, part["created_at"], model)
+            model = Model.restore(spec["lm"], secrets, part["secret_fields"], self.host)
+        program = self._built[program_id] = build_program(program_id, spec, part["created_at"], model, self)
         return program
 
     def _described(self, program: Program) -> dict[str, Any]:
         executions, last = self._get(snapshot_parts.PROGRAM_TALLY_PREFIX + program.id) or (0, None)
         return program.describe(executions, last)
 
+    def metric(self, spec: Any) -> Metric:
+        """A metric or reward a host describes. Raises ``invalid_args``."""
+        return build_metric(spec, self.host, self.program, self.allow_imports)
+
     def _execute_program(self, args: commands.ExecuteProgramArgs) -> dict[str, Any]:
-        program = self._program(_program_id(args))
-        inputs = program.signature.decode_inputs(args.inputs, strict=not args.lenient)
-        started = time.perf_counter()
-        try:
-            with self._scope(program, args):
-                prediction = program.module(**inputs)
-        finally:
-            self._note_execution(program)
-        elapsed = (time.perf_counter() - started) * 1000
-        return {
-            "program_id": program.id,
-            "outputs": program.signature.encode_outputs(prediction),
-            "usage": to_json(prediction.get_lm_usage() or {}, "usage"),
-            "execution_time_ms": round(elapsed, 3),
-        }
+        return self._executor.execute(self.program(_program_id(args)), args)
 
-    @contextlib.contextmanager
-    def _scope(self, program: Program, args: commands.ExecuteProgramArgs) -> Iterator[None]:
-        """Request over program over session, for one execution; what was before is back afterwards."""
-        settings, options = self._settings.split_request(args.config)
-        if args.lm is not None:
-            lm = build_lm(args.lm.model_dump(exclude_unset=True))
-        elif program.model is not None:
-            lm = program.model.usable()
-        elif self._model is not None:
-            lm = self._model.usable()
-        else:
-            message = f"session {self.id!r} has no language model; send configure_lm first"
-            raise BridgeError("lm_not_configured", message)
-        if options:
-            try:
-                lm = lm.copy(**options)
-            except (TypeError, ValueError) as exc:
-                raise BridgeError("invalid_args", f"args.config: {exc}") from None
-        if isinstance(lm, ScriptedLM):
-            settings["callbacks"] = [OBSERVER]
-        with dspy.context(lm=lm, **settings):
-            yield
+    def _execute_batch(self, args: commands.ExecuteBatchArgs) -> dict[str, Any]:
+        return self._executor.batch(self.program(args.program_id), args)
 
-    def _note_execution(self, program: Program) -> None:
-        self._count(snapshot_parts.PROGRAM_TALLY_PREFIX + program.id, orjson.dumps([1, timestamp()]))
-        if isinstance(self._lm, ScriptedLM):
-            self._put(snapshot_parts.LM_CURSOR, self._lm.get_state())
+    def _evaluate_program(self, args: commands.EvaluateProgramArgs) -> dict[str, Any]:
+        return self._executor.evaluate(self.program(args.program_id), args, self.metric(args.metric))
+
+    def note_execution(self, program: Program, usage: Mapping[str, Any]) -> None:
+        """Count it, and keep how far a scripted model has come."""
+        with self._counting:
+            self._count(snapshot_parts.PROGRAM_TALLY_PREFIX + program.id, 1)
+            if isinstance(self._lm, ScriptedLM):
+                self._put(snapshot_parts.LM_CURSOR, self._lm.get_state())
 
     def _list_programs(self, args: commands.NoArgs) -> dict[str, Any]:
         ids = snapshot_parts.program_ids(self._parts)
-        return {"programs": [self._described(self._program(one)) for one in ids], "total_count": len(ids)}
+        return {"programs": [self._described(self.program(one)) for one in ids], "total_count": len(ids)}
 
     def _get_program_info(self, args: commands.ProgramArgs) -> dict[str, Any]:
-        program = self._program(_program_id(args))
+        program = self.program(_program_id(args))
         lm = program.spec.get("lm")
         own_lm = redacted(lm) if lm else None
         options = program.spec.get("options", {})
@@ -299,7 +278,7 @@ class SessionRuntime:
         for name in list(self._parts):
             self._put(name, None)
         self._built.clear()
-        self._settings.reset_dspy()
+        self.settings.reset_dspy()
         self._be_as_born()
         return {"status": "reset", "cleared_programs": cleared}
 

@@ -20,7 +20,20 @@ _ADAPTERS: Final[Mapping[str, Callable[[], dspy.Adapter]]] = {
     "chat": dspy.ChatAdapter,
     "json": dspy.JSONAdapter,
     "xml": dspy.XMLAdapter,
+    "baml": lambda: _baml(),
 }
+
+
+def _baml() -> dspy.Adapter:
+    from dspy.adapters.baml_adapter import BAMLAdapter
+
+    return BAMLAdapter()
+
+
+def make_adapter(name: str) -> dspy.Adapter:
+    """The adapter of that name, new."""
+    return _ADAPTERS[name]()
+
 
 DEFAULTS: Final[Mapping[str, Any]] = {
     "adapter": "chat",
@@ -67,7 +80,7 @@ class Settings:
         """Tell DSPy, from the main thread: it lets no other one configure it."""
         effective = self.effective()
         passed = {name: value for name, value in effective.items() if name not in _NOT_DSPYS}
-        dspy.configure(lm=lm, adapter=_ADAPTERS[effective["adapter"]](), **passed)
+        dspy.configure(lm=lm, adapter=make_adapter(effective["adapter"]), **passed)
 
     def split_request(self, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """A request's ``config`` as DSPy settings and as options of the model. Raises ``invalid_args``."""
@@ -76,7 +89,7 @@ class Settings:
         validate(SettingsArgs, named, where="args.config")
         settings = {name: value for name, value in named.items() if name not in _NOT_DSPYS}
         if named.get("adapter") is not None:
-            settings["adapter"] = _ADAPTERS[named["adapter"]]()
+            settings["adapter"] = make_adapter(named["adapter"])
         if named.get("cache") is not None:
             options["cache"] = named["cache"]
         return settings, options

@@ -1,0 +1,236 @@
+"""Running programs: one input, many at once, or many with a judgement on each.
+
+Everything a request overrides (its model, its settings, its model options) holds inside one DSPy
+context and is gone after it, also in the threads of a batch.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import contextvars
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import dspy
+
+from dspy_bridge.protocol.commands import EvaluateProgramArgs, ExecuteBatchArgs, ExecuteProgramArgs
+from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.protocol.lm_config import LMConfig
+from dspy_bridge.worker.exceptions import to_bridge_error
+from dspy_bridge.worker.host import Host
+from dspy_bridge.worker.metrics import Metric, Score
+from dspy_bridge.worker.models import Model, build_lm
+from dspy_bridge.worker.programs import Program
+from dspy_bridge.worker.scripted import OBSERVER, ScriptedLM
+from dspy_bridge.worker.settings import Settings
+from dspy_bridge.worker.streaming import StatusEvents, stream
+from dspy_bridge.worker.values import to_json
+
+Run = Callable[[int, Mapping[str, Any]], dict[str, Any]]
+
+
+class Surroundings(Protocol):
+    """What running a program needs of its session."""
+
+    id: str
+    host: Host
+    settings: Settings
+    model: Model | None
+
+    def secrets(self) -> list[str]:
+        """Literal secrets, to be kept out of errors."""
+
+    def note_execution(self, program: Program, usage: Mapping[str, Any]) -> None:
+        """One execution of ``program`` has ended. Called from any thread."""
+
+
+class Executor:
+    """Belongs to one session."""
+
+    def __init__(self, session: Surroundings) -> None:
+        self._session = session
+
+    # -- one -----------------------------------------------------------------------------------
+
+    def execute(self, program: Program, args: ExecuteProgramArgs) -> dict[str, Any]:
+        """The result of ``execute_program``. Raises whatever the program raises, and :class:`BridgeError`."""
+        inputs = program.signature.decode_inputs(args.inputs, strict=not args.lenient)
+        wanted = None if isinstance(args.stream, bool) else args.stream
+        if wanted is not None:
+            self._check_fields(program, wanted)
+        callbacks = [StatusEvents(self._session.host)] if args.stream else []
+        with self.scope(program, args.lm, args.config, callbacks):
+            return self._run(program, inputs, bool(args.stream), wanted)
+
+    def _check_fields(self, program: Program, wanted: Collection[str]) -> None:
+        known = {name for predictor in program.module.predictors() for name in predictor.signature.output_fields}
+        known = {program.signature.wire_names.get(name, name) for name in known} | set(program.signature.outputs)
+        for name in wanted:
+            if name not in known:
+                raise BridgeError("invalid_args", f"args.stream: program {program.id!r} has no field {name!r}")
+
+    def _run(
+        self, program: Program, inputs: Mapping[str, Any], streamed: bool = False, wanted: Collection[str] | None = None
+    ) -> dict[str, Any]:
+        started = time.perf_counter()
+        usage: dict[str, Any] = {}
+        try:
+            if streamed:
+                prediction = stream(program.module, inputs, program.signature, wanted, self._session.host)
+            else:
+                prediction = program.module(**inputs)
+            usage = to_json(prediction.get_lm_usage() or {}, "usage")
+        finally:
+            self._session.note_execution(program, usage)
+        elapsed = (time.perf_counter() - started) * 1000
+        return {
+            "program_id": program.id,
+            "outputs": program.signature.encode_outputs(prediction),
+            "usage": usage,
+            "execution_time_ms": round(elapsed, 3),
+        }
+
+    @contextlib.contextmanager
+    def scope(
+        self,
+        program: Program | None,
+        lm_config: LMConfig | None = None,
+        config: Mapping[str, Any] | None = None,
+        callbacks: Sequence[Any] = (),
+    ) -> Iterator[dspy.BaseLM]:
+        """Request over program over session; what was before is back afterwards."""
+        session = self._session
+        settings, options = session.settings.split_request(config or {})
+        if lm_config is not None:
+            lm = build_lm(lm_config.model_dump(exclude_unset=True), session.host)
+        elif program is not None and program.model is not None:
+            lm = program.model.usable()
+        elif session.model is not None:
+            lm = session.model.usable()
+        else:
+            message = f"session {session.id!r} has no language model; send configure_lm first"
+            raise BridgeError("lm_not_configured", message)
+        if options:
+            try:
+                lm = lm.copy(**options)
+            except (TypeError, ValueError) as exc:
+                raise BridgeError("invalid_args", f"args.config: {exc}") from None
+        if program is not None and program.adapter is not None and "adapter" not in settings:
+            settings["adapter"] = program.adapter
+        observers = [OBSERVER] if isinstance(lm, ScriptedLM) else []
+        if observers or callbacks:
+            settings["callbacks"] = [*observers, *callbacks]
+        with dspy.context(lm=lm, **settings):
+            yield lm
+
+    # -- many ----------------------------------------------------------------------------------
+
+    def batch(self, program: Program, args: ExecuteBatchArgs) -> dict[str, Any]:
+        """The result of ``execute_batch``: one entry per input, in order, whatever came of it."""
+
+        def run(index: int, given: Mapping[str, Any]) -> dict[str, Any]:
+            path = f"inputs[{index}]"
+            inputs = program.signature.decode_inputs(given, strict=not args.lenient, path=path)
+            result = self._run(program, inputs)
+            del result["program_id"]
+            return result
+
+        with self.scope(program, args.lm, args.config):
+            results = self._each(args.inputs, run, args.max_concurrency, set(args.skip), args.stop_on_error)
+        return {"program_id": program.id, "results": results, **_count(results)}
+
+    def evaluate(self, program: Program, args: EvaluateProgramArgs, metric: Metric) -> dict[str, Any]:
+        """The result of ``evaluate_program``: a score for each example, and their mean in percent."""
+        examples = make_examples(program, args.examples, "args.examples")
+
+        def run(index: int, _row: Mapping[str, Any]) -> dict[str, Any]:
+            example = examples[index]
+            prediction = program.module(**example.inputs())
+            self._session.note_execution(program, to_json(prediction.get_lm_usage() or {}, "usage"))
+            judged: Score = metric(example, prediction, program.signature)
+            found = {"score": judged.score, "outputs": program.signature.encode_outputs(prediction)}
+            return found | ({"feedback": judged.feedback} if judged.feedback is not None else {})
+
+        scored: list[float] = []
+
+        def progress(entry: dict[str, Any]) -> None:
+            scored.append(entry.get("score", args.failure_score))
+            done = {"done": len(scored), "total": len(examples)}
+            self._session.host.tell("progress", {**done, "score": _percent(scored)})
+
+        with self.scope(program, args.lm, args.config):
+            results = self._each(args.examples, run, args.max_concurrency, set(), False, progress)
+        scores = [entry.get("score", args.failure_score) for entry in results]
+        return {"program_id": program.id, "score": _percent(scores), "results": results, **_count(results)}
+
+    def _each(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        run: Run,
+        concurrency: int,
+        skip: Collection[int],
+        stop_on_error: bool,
+        then: Callable[[dict[str, Any]], None] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Run every row, so many at once; tell the host each as it ends; all of them in order."""
+        results: list[dict[str, Any]] = [
+            {"index": index, "success": False, "skipped": True} for index in range(len(rows))
+        ]
+        pool = concurrent.futures.ThreadPoolExecutor(concurrency, "batch")
+        try:
+            futures = {
+                pool.submit(contextvars.copy_context().run, self._one, index, row, run): index
+                for index, row in enumerate(rows)
+                if index not in skip
+            }
+            stopped = False
+            for future in concurrent.futures.as_completed(futures):
+                if future.cancelled():
+                    continue
+                entry = results[futures[future]] = future.result()
+                self._session.host.tell("item", entry)
+                if then is not None:
+                    then(entry)
+                if stop_on_error and not entry["success"] and not stopped:
+                    stopped = True
+                    for other in futures:
+                        other.cancel()
+        finally:
+            # An interrupt must not wait for what runs: the interpreter goes, and the threads with it.
+            pool.shutdown(wait=False, cancel_futures=True)
+        return results
+
+    def _one(self, index: int, row: Mapping[str, Any], run: Run) -> dict[str, Any]:
+        try:
+            return {"index": index, "success": True, **run(index, row)}
+        except Exception as exc:  # noqa: BLE001 - one item's failure is its own result
+            error = to_bridge_error(exc, secrets=self._session.secrets())
+            return {"index": index, "success": False, "error": error.to_wire()}
+
+
+def make_examples(program: Program, rows: Sequence[Mapping[str, Any]], path: str) -> list[dspy.Example]:
+    """Rows of the host as DSPy's examples: inputs checked, everything else a label."""
+    examples = []
+    for index, row in enumerate(rows):
+        given = {name: row[name] for name in program.signature.inputs if name in row}
+        inputs = program.signature.decode_inputs(given, path=f"{path}[{index}]")
+        outputs = program.signature.outputs
+        labels = {
+            outputs[name].python_name if name in outputs else name: value
+            for name, value in row.items()
+            if name not in given
+        }
+        examples.append(dspy.Example(**inputs, **labels).with_inputs(*inputs))
+    return examples
+
+
+def _percent(scores: Sequence[float]) -> float:
+    return round(100 * sum(scores) / len(scores), 2) if scores else 0.0
+
+
+def _count(results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    skipped = sum("skipped" in one for one in results)
+    failed = sum(not one["success"] for one in results) - skipped
+    return {"succeeded": len(results) - failed - skipped, "failed": failed, "skipped": skipped}
