@@ -37,6 +37,12 @@ class DaemonOptions(BaseModel):
     preload: str = Field(
         "", description="Modules the template imports beside dspy, separated by commas; shared by all sessions."
     )
+    allow_import: str = Field(
+        "", description="Packages sessions may import programs and metrics from, separated by commas."
+    )
+    allow_local_interpreter: bool = Field(
+        False, description="Run code that models write in an unprotected interpreter of the session's account."
+    )
     max_frame: int = Field(DEFAULT_MAX_FRAME, ge=1024, le=1 << 30, description="Longest frame taken, in bytes.")
     max_sessions: int = Field(10_000, ge=1, description="Most sessions at once.")
     queue_per_session: int = Field(1_024, ge=1, description="Most requests waiting in one session.")
@@ -91,6 +97,15 @@ class DaemonOptions(BaseModel):
             session=self.for_session(StartSessionArgs()),
             grace=Grace(interrupt=self.interrupt_grace_s, terminate=self.terminate_grace_s),
         )
+
+    def for_workers(self) -> dict[str, Any]:
+        """What every interpreter is told beside its session's own arguments."""
+        told: dict[str, Any] = {}
+        if self.allow_import:
+            told["allow_imports"] = [name.strip() for name in self.allow_import.split(",")]
+        if self.allow_local_interpreter:
+            told["allow_local_interpreter"] = True
+        return told
 
     def for_session(self, args: StartSessionArgs) -> SessionOptions:
         """What one session gets: what it asked for, otherwise what holds for all. Raises ``unsupported``."""

@@ -70,10 +70,11 @@ class Sessions:
     def open(self, session_id: str, args: StartSessionArgs, missing: Mapping[str, list[str]] | None = None) -> Session:
         """A new session. ``missing``: the literal secrets ``args`` once had."""
         options = self._options.for_session(args)
+        told = self._options.for_workers()
         options = self._known.setdefault(options, options)  # most sessions have the same ones
 
         def certificate(scratch: Path) -> bytes:
-            return birth_certificate(session_id, scratch, args, options.limits, missing or {})
+            return birth_certificate(session_id, scratch, args, options.limits, missing or {}, told)
 
         charter = charter_of(args)
         if missing:

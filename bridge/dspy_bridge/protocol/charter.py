@@ -51,11 +51,16 @@ def read_charter(charter: bytes) -> tuple[StartSessionArgs, dict[str, list[str]]
 
 
 def birth_certificate(
-    session_id: str, scratch: Path, args: StartSessionArgs, limits: Limits, missing: Mapping[str, list[str]]
+    session_id: str,
+    scratch: Path,
+    args: StartSessionArgs,
+    limits: Limits,
+    missing: Mapping[str, list[str]],
+    of_daemon: Mapping[str, Any],
 ) -> bytes:
-    """What every worker of the session is assigned with."""
+    """What every worker of the session is assigned with. ``of_daemon``: what holds for all of them."""
     given = args.model_dump(include=set(_FOR_WORKERS), exclude_unset=True)
-    birth: dict[str, Any] = {**given, "session_id": session_id, "scratch": str(scratch)}
+    birth: dict[str, Any] = {**given, **of_daemon, "session_id": session_id, "scratch": str(scratch)}
     if limits != Limits():
         birth["limits"] = asdict(limits)
     if missing:

@@ -102,13 +102,14 @@ class Comparison(dspy.Module):  # type: ignore[misc]
 class Ensemble(dspy.Module):  # type: ignore[misc]
     """Several programs of one signature; the value most of them give to ``vote`` decides."""
 
-    def __init__(self, modules: Sequence[dspy.Module], vote: str | None) -> None:
+    def __init__(self, programs: Sequence[Program], vote: str | None) -> None:
         super().__init__()
-        self.modules = list(modules)
+        self.modules = [program.module for program in programs]  # where DSPy looks for predictors
+        self._programs = list(programs)
         self._vote = vote
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
-        return dspy.majority([module(**inputs) for module in self.modules], field=self._vote)
+        return dspy.majority([program.call(**inputs) for program in self._programs], field=self._vote)
 
 
 def make_reward(metric: Metric, signature: BoundSignature) -> Callable[[dict[str, Any], dspy.Prediction], float]:

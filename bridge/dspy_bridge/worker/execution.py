@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import contextvars
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.metrics import Metric, Score
 from dspy_bridge.worker.models import Model, build_lm
 from dspy_bridge.worker.programs import Program
-from dspy_bridge.worker.scripted import OBSERVER, ScriptedLM
+from dspy_bridge.worker.scripted import OBSERVER
 from dspy_bridge.worker.settings import Settings
 from dspy_bridge.worker.streaming import StatusEvents, stream
 from dspy_bridge.worker.values import to_json
@@ -119,9 +120,8 @@ class Executor:
                 raise BridgeError("invalid_args", f"args.config: {exc}") from None
         if program is not None and program.adapter is not None and "adapter" not in settings:
             settings["adapter"] = program.adapter
-        observers = [OBSERVER] if isinstance(lm, ScriptedLM) else []
-        if observers or callbacks:
-            settings["callbacks"] = [*observers, *callbacks]
+        # A scripted model may also be that of a judge, or of a part of a composition.
+        settings["callbacks"] = [OBSERVER, *callbacks]
         with dspy.context(lm=lm, **settings):
             yield lm
 
@@ -178,36 +178,37 @@ class Executor:
         results: list[dict[str, Any]] = [
             {"index": index, "success": False, "skipped": True} for index in range(len(rows))
         ]
+        stop = threading.Event()
+
+        def one(index: int, row: Mapping[str, Any]) -> dict[str, Any] | None:
+            if stop.is_set():
+                return None
+            try:
+                return {"index": index, "success": True, **run(index, row)}
+            except Exception as exc:  # noqa: BLE001 - one item's failure is its own result
+                if stop_on_error:
+                    stop.set()
+                error = to_bridge_error(exc, secrets=self._session.secrets())
+                return {"index": index, "success": False, "error": error.to_wire()}
+
         pool = concurrent.futures.ThreadPoolExecutor(concurrency, "batch")
         try:
-            futures = {
-                pool.submit(contextvars.copy_context().run, self._one, index, row, run): index
+            futures = [
+                pool.submit(contextvars.copy_context().run, one, index, row)
                 for index, row in enumerate(rows)
                 if index not in skip
-            }
-            stopped = False
+            ]
             for future in concurrent.futures.as_completed(futures):
-                if future.cancelled():
-                    continue
-                entry = results[futures[future]] = future.result()
-                self._session.host.tell("item", entry)
-                if then is not None:
-                    then(entry)
-                if stop_on_error and not entry["success"] and not stopped:
-                    stopped = True
-                    for other in futures:
-                        other.cancel()
+                entry = future.result()
+                if entry is not None:
+                    results[entry["index"]] = entry
+                    self._session.host.tell("item", entry)
+                    if then is not None:
+                        then(entry)
         finally:
             # An interrupt must not wait for what runs: the interpreter goes, and the threads with it.
             pool.shutdown(wait=False, cancel_futures=True)
         return results
-
-    def _one(self, index: int, row: Mapping[str, Any], run: Run) -> dict[str, Any]:
-        try:
-            return {"index": index, "success": True, **run(index, row)}
-        except Exception as exc:  # noqa: BLE001 - one item's failure is its own result
-            error = to_bridge_error(exc, secrets=self._session.secrets())
-            return {"index": index, "success": False, "error": error.to_wire()}
 
 
 def make_examples(program: Program, rows: Sequence[Mapping[str, Any]], path: str) -> list[dspy.Example]:

@@ -45,6 +45,16 @@ class HostLM(dspy.LM):  # type: ignore[misc]
         kwargs.setdefault("num_retries", 0)  # the host knows better what to try again
         super().__init__(f"host/{name}", engine=engine, async_engine=_AsyncEngine(engine), **kwargs)
 
+    # What its provider can do is known to the host alone: it gets the request whole.
+
+    @property
+    def supports_function_calling(self) -> bool:
+        return True
+
+    @property
+    def supports_response_schema(self) -> bool:
+        return True
+
 
 class _Engine:
     """DSPy's engine interface: a canonical request in, a canonical response out."""

@@ -146,8 +146,11 @@ def _search(name: str, kind: type[dspy.Module]) -> ProgramType:
         options: _SearchOptions = making.options
         inner = making.workshop.program(options.program)
         reward = compositions.make_reward(making.workshop.metric(options.reward), inner.signature)
+        module = inner.module.deepcopy()
+        if inner.model is not None:
+            module.set_lm(inner.model.usable())
         return kind(
-            module=inner.module,
+            module=module,
             N=options.N,
             reward_fn=reward,
             threshold=options.threshold,
@@ -163,7 +166,7 @@ def _make_comparison(making: Making) -> dspy.Module:
 
 def _make_ensemble(making: Making) -> dspy.Module:
     members = [making.workshop.program(name) for name in making.options.programs]
-    return compositions.Ensemble([one.module for one in members], making.options.vote)
+    return compositions.Ensemble(members, making.options.vote)
 
 
 def _make_pipeline(making: Making) -> dspy.Module:
