@@ -390,6 +390,13 @@ class Crew:
         else:
             request.finish_failed(failure)
 
+    def worker_checkpoint(self, worker: WorkerHandle, parts: Parts) -> None:
+        snapshot = self.session.snapshot
+        current = worker.version == snapshot.version
+        self.session.commit(parts, lambda _failure: None)
+        if current:
+            worker.version = snapshot.version
+
     def worker_holds(self, worker: WorkerHandle, memory: int) -> None:
         worker.memory = memory
         self._succession.holds(worker, memory)

@@ -18,6 +18,7 @@ kind        sent by    means
 ``REFUSED`` worker     I cannot become that session (body: UTF-8 reason); I am leaving
 ``EVENT``   worker     one event of request ``number``, to be forwarded
 ``PARTS``   worker     what request ``number`` changed; takes effect with its reply
+``CHECKPOINT`` worker  what request ``number`` has changed so far; takes effect now, whatever becomes of it
 ``REPLY``   worker     the terminal reply of request ``number``
 ``SPENT``   worker     after this reply I am not fit to serve another request
 ``CALL``    worker     request ``number`` asks its caller something (body: :data:`CALL_NUMBER`, then as it is)
@@ -48,6 +49,7 @@ class Kind(enum.IntEnum):
     SPENT = 22
     HOLDS = 23
     CALL = 24
+    CHECKPOINT = 25
 
 
 _HEADER: Final = struct.Struct("<BQI")

@@ -74,6 +74,9 @@ class WorkerOwner(Protocol):
         """``request`` is done and ``parts`` is what it changed; the owner sees to it that ``reply`` goes
         out, not before the change is as safe as it is to be. The worker can take another request."""
 
+    def worker_checkpoint(self, worker: WorkerHandle, parts: Parts) -> None:
+        """A request under way on it has changed ``parts``, to be kept whatever becomes of the request."""
+
     def worker_holds(self, worker: WorkerHandle, memory: int) -> None:
         """It has collected its garbage and holds so many bytes of its own."""
 
@@ -189,6 +192,10 @@ class WorkerHandle:
             self._finish(number, body)
         elif kind is Kind.PARTS:
             self._parts[number] = decode_parts(body)
+        elif kind is Kind.CHECKPOINT:
+            request = self.in_flight.get(number)
+            if request is not None and request.stopping is None:
+                self.owner.worker_checkpoint(self, decode_parts(body))
         elif kind is Kind.EVENT:
             request = self.in_flight.get(number)
             if request is not None and request.stopping is None:

@@ -206,6 +206,9 @@ class Pool:
     def worker_finished(self, worker: WorkerHandle, request: Request, parts: Parts, reply: bytes) -> None:
         worker.kill()
 
+    def worker_checkpoint(self, worker: WorkerHandle, parts: Parts) -> None:
+        worker.kill()
+
     def worker_holds(self, worker: WorkerHandle, memory: int) -> None:
         """It was asked before it was let go; of no interest now."""
 

@@ -377,6 +377,81 @@ class EvaluationResult(Result):
     skipped: int
 
 
+class CompileProgramArgs(Args):
+    program_id: Name = Field(description="Which program; it stays as it is.")
+    compiled_id: Name | None = Field(None, description="The compiled program's id (default: its id and -compiled).")
+    optimizer: str = Field(description="labeled_few_shot, bootstrap_few_shot, random_search, copro, mipro_v2, gepa ...")
+    trainset: list[dict[str, Any]] = Field(min_length=1, description="Examples to learn from.")
+    valset: list[dict[str, Any]] | None = Field(None, description="Examples to choose by (default: the trainset).")
+    metric: Any = Field(None, description="As for evaluate_program.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the optimizer.")
+    compile_options: dict[str, Any] = Field(default_factory=dict, description="Options of its compile method.")
+    prompt_lm: LMConfig | None = Field(None, description="The model that writes prompts (default: the program's).")
+    config: dict[str, Any] = Field(default_factory=dict, description="As for execute_program.")
+    lm: LMConfig | None = Field(None, description="As for execute_program.")
+    on_exists: Literal["error", "replace"] = Field("error", description="What to do if the id is taken.")
+
+
+class CompiledProgram(Result):
+    program_id: str = Field(description="The compiled program.")
+    status: Literal["compiled"]
+    compiled_from: str
+    optimizer: str
+    score: float | None = Field(description="The best score seen on the whole validation set, in percent.")
+    evaluations: int
+    lm_calls: int
+    elapsed_s: float
+
+
+class SaveProgramArgs(Args):
+    program_id: Name = Field(description="Which program.")
+    path: str | None = Field(None, description="Write it to this file too, from the session's working directory.")
+
+
+class SavedProgram(Result):
+    program_id: str
+    status: Literal["saved"]
+    state: dict[str, Any] = Field(description="As dspy.Module.save writes it.")
+    path: str | None
+
+
+class LoadProgramArgs(Args):
+    program_id: Name = Field(description="Which program; it must have the shape of the saved one.")
+    state: dict[str, Any] | None = Field(None, description="What save_program gave, or a file of dspy.Module.save.")
+    path: str | None = Field(None, description="Or a file of that, from the session's working directory.")
+
+
+class LoadedProgram(Result):
+    program_id: str
+    status: Literal["loaded"]
+
+
+class PreviewPromptArgs(Args):
+    program_id: Name = Field(description="Which program.")
+    inputs: dict[str, Any] = Field(default_factory=dict, description="As for execute_program.")
+    predictor: str | None = Field(None, description="Which of its predictors (default: the first).")
+
+
+class PromptPreview(Result):
+    program_id: str
+    predictor: str
+    adapter: str
+    messages: list[dict[str, Any]]
+
+
+class InspectHistoryArgs(Args):
+    n: int = Field(10, ge=1, le=1000, description="How many of the latest calls.")
+
+
+class HistoryResult(Result):
+    calls: list[dict[str, Any]] = Field(description="Oldest first; of this interpreter, which may be younger.")
+
+
+class UsageResult(Result):
+    programs: dict[str, dict[str, Any]] = Field(description="By program: executions and usage by model.")
+    total: dict[str, Any] = Field(description="Usage by model.")
+
+
 class ProgramArgs(Args):
     program_id: Name | None = Field(None, description="Which program.")
     id: Name | None = Field(None, description="Alias of program_id.")
@@ -467,6 +542,12 @@ _ROWS: Final = (
     Command("execute_program", "session", ExecuteProgramArgs, Execution, "Run a program."),
     Command("execute_batch", "session", ExecuteBatchArgs, BatchResult, "Run a program on many inputs."),
     Command("evaluate_program", "session", EvaluateProgramArgs, EvaluationResult, "Score a program on examples."),
+    Command("compile_program", "session", CompileProgramArgs, CompiledProgram, "Optimize a program; keeps the best."),
+    Command("save_program", "session", SaveProgramArgs, SavedProgram, "A program's state in DSPy's own JSON."),
+    Command("load_program", "session", LoadProgramArgs, LoadedProgram, "Give a program a saved state.", True),
+    Command("preview_prompt", "session", PreviewPromptArgs, PromptPreview, "What the model would be sent."),
+    Command("inspect_history", "session", InspectHistoryArgs, HistoryResult, "The session's latest model calls."),
+    Command("get_usage", "session", NoArgs, UsageResult, "Tokens used, by program and model."),
     Command("list_programs", "session", NoArgs, ProgramsResult, "Every program of the session."),
     Command("get_program_info", "session", ProgramArgs, ProgramInfo, "One program, with its fields."),
     Command("delete_program", "session", ProgramArgs, DeletedProgram, "Remove a program; it must exist.", True),

@@ -29,7 +29,7 @@ VARIABLE_PREFIX: Final = "variable:"
 PROGRAM_PREFIX: Final = "program:"
 PROGRAM_SECRETS_PREFIX: Final = "!program.secrets:"
 PROGRAM_TALLY_PREFIX: Final = "+program:"
-"""``[executions, when the last one ended]``."""
+"""``[executions, when the last one ended, {model: {kind of token: how many}}]``."""
 
 
 class _Part(BaseModel):
@@ -45,10 +45,12 @@ class LMPart(_Part):
 
 
 class ProgramPart(_Part):
-    """``spec``: the arguments of ``create_program``, those of its model without literal secrets."""
+    """``spec``: the arguments of ``create_program``, those of its model without literal secrets. ``state``:
+    what it has learned or was loaded with, as DSPy dumps it."""
 
     spec: CreateProgramArgs
     created_at: str
+    state: dict[str, Any] | None = None
     secret_fields: list[str] = Field(default_factory=list)
 
 
@@ -63,9 +65,20 @@ def program_ids(names: Iterable[str]) -> list[str]:
 
 def add_tally(total: bytes, share: bytes) -> bytes:
     """How two reports of executions become one."""
-    executions, last = orjson.loads(total)
-    more, later = orjson.loads(share)
-    return compact.dumps([executions + more, max(last, later)])
+    executions, last, usage = orjson.loads(total)
+    more, later, used = orjson.loads(share)
+    return compact.dumps([executions + more, max(last, later), add_usage(usage, used)])
+
+
+def add_usage(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Token counts by model, added up; details that are no numbers are left out."""
+    total = {model: dict(counts) for model, counts in one.items()}
+    for model, counts in other.items():
+        sums = total.setdefault(model, {})
+        for kind, count in counts.items():
+            if isinstance(count, (int, float)):
+                sums[kind] = sums.get(kind, 0) + count
+    return total
 
 
 def missing_secrets(parts: Mapping[str, bytes]) -> list[str]:
@@ -84,8 +97,16 @@ def missing_secrets(parts: Mapping[str, bytes]) -> list[str]:
 
 
 def _tally(value: Any, where: str) -> None:
-    if not (isinstance(value, list) and len(value) == 2 and type(value[0]) is int and isinstance(value[1], str)):
-        raise BridgeError("invalid_args", f"{where}: a tally is an integer and a time")
+    shape = (int, str, dict)
+    if not (isinstance(value, list) and tuple(map(type, value)) == shape and _are_counts(value[2])):
+        raise BridgeError("invalid_args", f"{where}: a tally is an integer, a time and token counts by model")
+
+
+def _are_counts(usage: dict[str, Any]) -> bool:
+    return all(
+        isinstance(counts, dict) and all(isinstance(count, (int, float)) for count in counts.values())
+        for counts in usage.values()
+    )
 
 
 def _model(shape: type[BaseModel]) -> Callable[[Any, str], None]:

@@ -35,7 +35,7 @@ def to_bridge_error(exc: BaseException, *, secrets: Iterable[str] = (), limits: 
     error = _known(exc, limits) or _translate(exc)
     hidden = [secret for secret in secrets if secret]
     message = _clean(error.message, hidden, MAX_MESSAGE)
-    details = _clean_data(error.details, hidden)
+    details = clean(error.details, hidden)
     return BridgeError(error.code, message, details=details, retryable=error.retryable)
 
 
@@ -155,13 +155,14 @@ def _clean(text: str, hidden: list[str], limit: int) -> str:
     return _clip(text, limit).encode("utf-8", "backslashreplace").decode()
 
 
-def _clean_data(value: Any, hidden: list[str]) -> Any:
+def clean(value: Any, hidden: list[str]) -> Any:
+    """JSON-able data with every text of ``hidden`` replaced and no text too long to be shown."""
     if isinstance(value, str):
         return _clean(value, hidden, 2 * MAX_TEXT)
     if isinstance(value, dict):
-        return {_clean(str(key), hidden, MAX_MESSAGE): _clean_data(item, hidden) for key, item in value.items()}
+        return {_clean(str(key), hidden, MAX_MESSAGE): clean(item, hidden) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_clean_data(item, hidden) for item in value]
+        return [clean(item, hidden) for item in value]
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return _clean(str(value), hidden, MAX_MESSAGE)

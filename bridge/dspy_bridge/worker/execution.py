@@ -122,7 +122,8 @@ class Executor:
             settings["adapter"] = program.adapter
         # A scripted model may also be that of a judge, or of a part of a composition.
         settings["callbacks"] = [OBSERVER, *callbacks]
-        with dspy.context(lm=lm, **settings):
+        # Each request has a trace of its own (optimizers and Refine read it), gone with the request.
+        with dspy.context(lm=lm, trace=[], **settings):
             yield lm
 
     # -- many ----------------------------------------------------------------------------------

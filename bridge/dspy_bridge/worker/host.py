@@ -11,6 +11,7 @@ from dspy_bridge.protocol.envelope import event_tail, host_call_tail
 from dspy_bridge.protocol.errors import BridgeError
 from session_supervisor.channel import Channel, ChannelClosed, NothingUnderWay
 from session_supervisor.frames import Kind
+from session_supervisor.snapshot import Parts, encode_parts
 
 DEFAULT_TIMEOUT_S: Final = 120.0
 
@@ -26,6 +27,12 @@ class Host:
         serving = self._channel.serving if self._channel is not None else None
         if self._channel is not None and serving is not None:
             self._channel.send(Kind.EVENT, serving, event_tail(event, data))
+
+    def keep(self, parts: Parts) -> None:
+        """Have the supervisor take over ``parts`` of the session now, whatever becomes of the request."""
+        serving = self._channel.serving if self._channel is not None else None
+        if self._channel is not None and serving is not None:
+            self._channel.send(Kind.CHECKPOINT, serving, encode_parts(parts))
 
     def ask(
         self,

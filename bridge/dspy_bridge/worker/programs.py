@@ -23,6 +23,7 @@ from dspy_bridge.worker import compositions
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.metrics import Metric
 from dspy_bridge.worker.models import Model
+from dspy_bridge.worker.saving import load_state
 from dspy_bridge.worker.settings import make_adapter
 from dspy_bridge.worker.signatures import BoundSignature, build_signature
 from dspy_bridge.worker.tools import build_tools
@@ -239,11 +240,19 @@ class Program:
 
 
 def build_program(
-    program_id: str, spec: dict[str, Any], created_at: str, model: Model | None, workshop: Workshop
+    program_id: str,
+    spec: dict[str, Any],
+    created_at: str,
+    model: Model | None,
+    workshop: Workshop,
+    state: dict[str, Any] | None = None,
 ) -> Program:
-    """The program ``spec`` describes. Raises ``invalid_args``, ``program_not_found``, ``unsupported``."""
+    """The program ``spec`` describes, with what it has learned. Raises ``invalid_args``,
+    ``program_not_found``, ``unsupported``."""
     args: CreateProgramArgs = validate(CreateProgramArgs, spec)
     signature, module = build_module(args, workshop)
+    if state is not None:
+        load_state(module, state, where="state")
     adapter = make_adapter(args.adapter) if args.adapter is not None else None
     return Program(program_id, spec, args.program_type, signature, module, created_at, model, adapter)
 

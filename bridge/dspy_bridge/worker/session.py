@@ -27,6 +27,7 @@ from dspy_bridge.protocol.secrets import redacted, split_secrets
 from dspy_bridge.worker import isolation
 from dspy_bridge.worker.execution import Executor
 from dspy_bridge.worker.host import Host
+from dspy_bridge.worker.learning import Learning
 from dspy_bridge.worker.metrics import Metric, build_metric
 from dspy_bridge.worker.models import Model
 from dspy_bridge.worker.programs import Program, build_program
@@ -50,6 +51,7 @@ class SessionRuntime:
         self._request_secrets: dict[str, Any] = {}
         self.settings = Settings()
         self._executor = Executor(self)
+        self._learning = Learning(self, self._executor)
         self._counting = threading.Lock()
         self._started = time.monotonic()
         self._handlers: dict[str, Callable[[Any], Any]] = {
@@ -60,6 +62,12 @@ class SessionRuntime:
             "execute_program": self._execute_program,
             "execute_batch": self._execute_batch,
             "evaluate_program": self._evaluate_program,
+            "compile_program": self._learning.compile,
+            "save_program": self._learning.save,
+            "load_program": self._learning.load,
+            "preview_prompt": self._learning.preview,
+            "inspect_history": self._learning.history,
+            "get_usage": self._get_usage,
             "list_programs": self._list_programs,
             "get_program_info": self._get_program_info,
             "delete_program": self._delete_program,
@@ -98,9 +106,9 @@ class SessionRuntime:
             self._parts[name] = encoded
         self.changed[name] = encoded
 
-    def _count(self, name: str, times: int) -> None:
+    def _count(self, name: str, reported: list[Any]) -> None:
         """Add to a tally: here, and in what the supervisor is told."""
-        share = orjson.dumps([times, timestamp()])
+        share = orjson.dumps(reported)
         for held in (self._parts, self.changed):
             before = held.get(name)
             held[name] = share if before is None else snapshot_parts.add_tally(before, share)
@@ -209,11 +217,13 @@ class SessionRuntime:
         if spec.get("lm"):
             secrets = self._get(snapshot_parts.PROGRAM_SECRETS_PREFIX + program_id) or {}
             model = Model.restore(spec["lm"], secrets, part["secret_fields"], self.host)
-        program = self._built[program_id] = build_program(program_id, spec, part["created_at"], model, self)
+        program = self._built[program_id] = build_program(
+            program_id, spec, part["created_at"], model, self, part.get("state")
+        )
         return program
 
     def _described(self, program: Program) -> dict[str, Any]:
-        executions, last = self._get(snapshot_parts.PROGRAM_TALLY_PREFIX + program.id) or (0, None)
+        executions, last, _ = self._get(snapshot_parts.PROGRAM_TALLY_PREFIX + program.id) or (0, None, {})
         return program.describe(executions, last)
 
     def metric(self, spec: Any) -> Metric:
@@ -232,9 +242,45 @@ class SessionRuntime:
     def note_execution(self, program: Program, usage: Mapping[str, Any]) -> None:
         """Count it, and keep how far a scripted model has come."""
         with self._counting:
-            self._count(snapshot_parts.PROGRAM_TALLY_PREFIX + program.id, 1)
+            counts = snapshot_parts.add_usage({}, usage)
+            self._count(snapshot_parts.PROGRAM_TALLY_PREFIX + program.id, [1, timestamp(), counts])
             if isinstance(self._lm, ScriptedLM):
                 self._put(snapshot_parts.LM_CURSOR, self._lm.get_state())
+
+    # -- what programs learn -------------------------------------------------------------------
+
+    def has_program(self, program_id: str) -> bool:
+        """Whether there is one of that id."""
+        return snapshot_parts.PROGRAM_PREFIX + program_id in self._parts
+
+    def put_state(self, program_id: str, like: Program, state: dict[str, Any]) -> None:
+        """Keep a program: as ``like``, with ``state``. Called from any thread."""
+        with self._counting:
+            part = {
+                "spec": like.spec,
+                "created_at": like.created_at if program_id == like.id else timestamp(),
+                "state": state,
+                "secret_fields": sorted(like.model.secrets) if like.model is not None else [],
+            }
+            self._put(snapshot_parts.PROGRAM_PREFIX + program_id, part)
+            if like.model is not None and like.model.secrets:
+                self._put(snapshot_parts.PROGRAM_SECRETS_PREFIX + program_id, like.model.secrets)
+            self._built.pop(program_id, None)
+
+    def checkpoint(self) -> None:
+        """Have what has changed so far kept whatever becomes of the request. Called from any thread."""
+        with self._counting:
+            changed, self.changed = self.changed, {}
+            self.host.keep(changed)
+
+    def _get_usage(self, args: commands.NoArgs) -> dict[str, Any]:
+        programs: dict[str, Any] = {}
+        total: dict[str, Any] = {}
+        for program_id in snapshot_parts.program_ids(self._parts):
+            executions, _, usage = self._get(snapshot_parts.PROGRAM_TALLY_PREFIX + program_id) or (0, None, {})
+            programs[program_id] = {"executions": executions, "usage": usage}
+            total = snapshot_parts.add_usage(total, usage)
+        return {"programs": programs, "total": total}
 
     def _list_programs(self, args: commands.NoArgs) -> dict[str, Any]:
         ids = snapshot_parts.program_ids(self._parts)

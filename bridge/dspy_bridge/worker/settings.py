@@ -39,7 +39,6 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "adapter": "chat",
     "track_usage": True,
     "max_history_size": 100,
-    "max_trace_size": 0,
     "cache": True,
 }
 _NOT_DSPYS: Final = frozenset({"adapter", "cache", "seed", "session_id"})

@@ -1,0 +1,175 @@
+"""What a program has learned: compiling it, saving it, loading it, and looking at what it says."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import dspy
+import orjson
+
+from dspy_bridge.protocol import commands
+from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.worker.exceptions import clean
+from dspy_bridge.worker.execution import Executor, make_examples
+from dspy_bridge.worker.host import Host
+from dspy_bridge.worker.metrics import Metric
+from dspy_bridge.worker.models import build_lm
+from dspy_bridge.worker.optimizers import Progress, compile_module, find_optimizer
+from dspy_bridge.worker.programs import Program
+from dspy_bridge.worker.saving import dump_state, load_state, with_metadata
+from dspy_bridge.worker.scripted import OBSERVER
+from dspy_bridge.worker.types import bad
+from dspy_bridge.worker.values import to_json
+
+
+class Shelf(Protocol):
+    """What learning needs of its session."""
+
+    host: Host
+
+    def program(self, program_id: str) -> Program:
+        """Raises ``program_not_found``."""
+
+    def metric(self, spec: Any) -> Metric:
+        """Raises ``invalid_args``."""
+
+    def has_program(self, program_id: str) -> bool:
+        """Whether there is one of that id."""
+
+    def put_state(self, program_id: str, like: Program, state: dict[str, Any]) -> None:
+        """Keep a program: as ``like``, with ``state``."""
+
+    def checkpoint(self) -> None:
+        """Have what has changed so far kept whatever becomes of the request."""
+
+    def secrets(self) -> list[str]:
+        """Literal secrets, not to be shown."""
+
+
+class Learning:
+    """Belongs to one session."""
+
+    def __init__(self, shelf: Shelf, executor: Executor) -> None:
+        self._shelf = shelf
+        self._executor = executor
+
+    def compile(self, args: commands.CompileProgramArgs) -> dict[str, Any]:
+        """The result of ``compile_program``."""
+        began = time.monotonic()
+        row = find_optimizer(args.optimizer)
+        program = self._shelf.program(args.program_id)
+        compiled_id = args.compiled_id or f"{args.program_id}-compiled"
+        if args.on_exists == "error" and self._shelf.has_program(compiled_id):
+            raise BridgeError("program_exists", f"there is a program {compiled_id!r} already")
+        trainset = make_examples(program, args.trainset, "args.trainset")
+        valset = None if args.valset is None else make_examples(program, args.valset, "args.valset")
+        metric = None if args.metric is None else self._shelf.metric(args.metric)
+
+        def better(state: dict[str, Any], _score: float) -> None:
+            self._shelf.put_state(compiled_id, program, state)
+            self._shelf.checkpoint()
+
+        progress = Progress(self._shelf.host, len(valset if valset is not None else trainset), better)
+        with self._executor.scope(program, args.lm, args.config, [progress]) as lm:
+            prompt_lm = lm
+            if args.prompt_lm is not None:
+                prompt_lm = build_lm(args.prompt_lm.model_dump(exclude_unset=True), self._shelf.host)
+            compiled = compile_module(
+                row,
+                program.module,
+                trainset=trainset,
+                valset=valset,
+                metric=metric,
+                signature=program.signature,
+                prompt_lm=prompt_lm,
+                options=args.options,
+                compile_options=args.compile_options,
+            )
+        self._shelf.put_state(compiled_id, program, dump_state(compiled))
+        return {
+            "program_id": compiled_id,
+            "status": "compiled",
+            "compiled_from": program.id,
+            "optimizer": row.name,
+            "score": progress.best,
+            "evaluations": progress.evaluations,
+            "lm_calls": progress.lm_calls,
+            "elapsed_s": round(time.monotonic() - began, 3),
+        }
+
+    # -- saving --------------------------------------------------------------------------------
+
+    def save(self, args: commands.SaveProgramArgs) -> dict[str, Any]:
+        """The result of ``save_program``."""
+        state = with_metadata(dump_state(self._shelf.program(args.program_id).module))
+        if args.path is not None:
+            _on_file(args.path, lambda file: file.write_bytes(orjson.dumps(state, option=orjson.OPT_INDENT_2)))
+        return {"program_id": args.program_id, "status": "saved", "state": state, "path": args.path}
+
+    def load(self, args: commands.LoadProgramArgs) -> dict[str, Any]:
+        """The result of ``load_program``. Raises ``invalid_args`` for a state of another program."""
+        if (args.state is None) == (args.path is None):
+            raise bad("args", "give state or path, one of them")
+        state = args.state
+        if args.path is not None:
+            try:
+                state = orjson.loads(_on_file(args.path, lambda file: file.read_bytes()))
+            except orjson.JSONDecodeError as exc:
+                raise bad("args.path", f"{args.path} is no JSON: {exc}") from None
+            if not isinstance(state, dict):
+                raise bad("args.path", f"{args.path} holds no object")
+        assert state is not None
+        program = self._shelf.program(args.program_id)
+        module = program.module.deepcopy()
+        load_state(module, state)
+        self._shelf.put_state(args.program_id, program, dump_state(module))
+        return {"program_id": args.program_id, "status": "loaded"}
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def preview(self, args: commands.PreviewPromptArgs) -> dict[str, Any]:
+        """The result of ``preview_prompt``: no model is called."""
+        program = self._shelf.program(args.program_id)
+        predictors = dict(program.module.named_predictors())
+        name = args.predictor if args.predictor is not None else next(iter(predictors))
+        predictor = predictors.get(name)
+        if predictor is None:
+            raise bad("args.predictor", f"there is none of that name; there are {', '.join(predictors)}")
+        inputs = program.signature.decode_inputs(args.inputs, strict=False)
+        adapter = program.adapter or dspy.settings.adapter or dspy.ChatAdapter()
+        with dspy.context(callbacks=[OBSERVER]):
+            messages = adapter.format(predictor.signature, predictor.demos, inputs)
+        shown = to_json([dict(message) for message in messages], "messages")
+        return {
+            "program_id": program.id,
+            "predictor": name,
+            "adapter": type(adapter).__name__,
+            "messages": shown,
+        }
+
+    def history(self, args: commands.InspectHistoryArgs) -> dict[str, Any]:
+        """The result of ``inspect_history``."""
+        entries = sys.modules["dspy.clients.base_lm"].GLOBAL_HISTORY[-args.n :]
+        kept = ("model", "messages", "prompt", "outputs", "usage", "cost", "timestamp", "model_type")
+        hidden = self._shelf.secrets()
+        calls = [{name: _shown(entry.get(name), hidden) for name in kept} for entry in entries]
+        return {"calls": calls}
+
+
+def _shown(value: Any, hidden: list[str]) -> Any:
+    try:
+        value = to_json(value)
+    except BridgeError:
+        value = repr(value)
+    return clean(value, hidden)
+
+
+def _on_file(path: str, do: Callable[[Path], Any]) -> Any:
+    try:
+        return do(Path(path))
+    except OSError as exc:
+        raise bad("args.path", f"{path}: {exc.strerror}") from None
