@@ -28,3 +28,11 @@ def test_a_host_in_node() -> None:
 
 def test_a_host_in_elixir() -> None:
     assert run("elixir", "hello.exs").splitlines() == ["Hello, Elixir."]
+
+
+def test_a_node_host_lends_its_model_and_tools_and_cancels_an_optimizer() -> None:
+    assert run("node", "agent.mjs").splitlines() == [
+        "the agent answers 4850000",
+        "while compiling, the best score went 0 -> 100; then: cancelled",
+        "the best so far was kept, and answers CHERRY",
+    ]
