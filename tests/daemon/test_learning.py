@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from fixtures.openai_endpoint import Fields, OpenAIEndpoint
 
 from dspy_bridge.client import Client, CommandFailed
+from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.worker.optimizers import find_optimizer
 
 Frame = dict[str, Any]
 QA = {"id": "qa", "signature": "question -> answer"}
@@ -46,21 +49,17 @@ def model_that_improves(frame: Frame) -> Any:
         right = frame["args"]["prediction"]["answer"] == frame["args"]["example"]["answer"]
         return {"score": float(right), "feedback": "echo the number"}
     text = json.dumps(frame["args"]["messages"])
-    if (
-        "[[ ## new_instruction" not in text
-        and "[[ ## answer ## ]]" in text
-        and "[[ ## question ## ]]" in text
-        and "q" in text
-    ):
-        number = text.rsplit("[[ ## question ## ]]", 1)[1].split("q", 1)[1][0]
-        wise = "with the magic word" in text
-        return f"[[ ## answer ## ]]\n{'a' if wise else 'b'}{number}\n\n[[ ## completed ## ]]"
-    if "[[ ## proposed_instruction ## ]]" in text:
-        written = "[[ ## proposed_instruction ## ]]\nAnswer with the magic word.\n\n"
-        return written + "[[ ## proposed_prefix_for_output_field ## ]]\nAnswer:\n\n[[ ## completed ## ]]"
-    if "[[ ## new_instruction ## ]]" not in frame["args"]["messages"][-1]["content"]:
-        return json.dumps({"new_instruction": "Answer with the magic word."})
-    return "[[ ## new_instruction ## ]]\nAnswer with the magic word.\n\n[[ ## completed ## ]]"
+    last = frame["args"]["messages"][-1]["content"]
+    wanted = last.rsplit("Respond with", 1)[-1]
+    names = [name for name in re.findall(r"\[\[ ## (\w+) ## \]\]", wanted) if name != "completed"]
+    if names == ["answer"]:
+        number = last.rsplit("[[ ## question ## ]]", 1)[1].split("q", 1)[1][0]
+        words = {"answer": ("a" if "the magic word" in text else "b") + number}
+    else:  # whatever an optimizer wants written, it is told the same
+        words = dict.fromkeys(names or re.findall(r"`(\w+)`", wanted), "Answer with the magic word.")
+    if not names:
+        return json.dumps(words)
+    return "".join(f"[[ ## {name} ## ]]\n{text}\n\n" for name, text in words.items()) + "[[ ## completed ## ]]"
 
 
 def prompt(client: Client, session: str, program: str) -> str:
@@ -96,15 +95,25 @@ def test_optimizers_that_choose_demos(daemon: Client, over_http: str, endpoint: 
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "options"), [("gepa", {"max_metric_calls": 40}), ("copro", {"breadth": 2, "depth": 1})]
+    ("optimizer", "options", "compile_options"),
+    [
+        ("gepa", {"max_metric_calls": 40}, {}),
+        ("copro", {"breadth": 2, "depth": 1}, {}),
+        ("mipro_v2", {"auto": None, "num_candidates": 2}, {"num_trials": 2, "minibatch": False}),
+        ("simba", {"bsize": 2, "max_steps": 1, "num_candidates": 2}, {}),
+        ("infer_rules", {"num_candidates": 1}, {}),
+    ],
 )
-def test_optimizers_that_write_instructions(daemon: Client, session: str, optimizer: str, options: Frame) -> None:
+def test_optimizers_that_write_instructions(
+    daemon: Client, session: str, optimizer: str, options: Frame, compile_options: Frame
+) -> None:
     daemon.call("configure_lm", {"model": "host"}, session=session)
     daemon.call("create_program", QA, session=session)
     daemon.on_call = model_that_improves
     metric = {"host": "right"}
     args = {"program_id": "qa", "compiled_id": "wise", "optimizer": optimizer, "trainset": TRAIN, "metric": metric}
-    result = daemon.call("compile_program", {**args, "options": options}, session=session)
+    args |= {"options": options, "compile_options": compile_options}
+    result = daemon.call("compile_program", args, session=session)
     assert result["program_id"] == "wise"
     assert result["lm_calls"] > 4
     if optimizer == "gepa":
@@ -159,14 +168,12 @@ def test_a_compilation_that_cannot_be_is_refused(
     assert says in json.dumps(error)
 
 
-def test_an_optimizer_whose_libraries_are_absent_says_which(daemon: Client, over_http: str) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("optuna") is not None:
-        pytest.skip("optuna is installed")
-    args = {"program_id": "qa", "optimizer": "mipro_v2", "trainset": TRAIN, "metric": "f1"}
-    error = refusal(daemon, over_http, "compile_program", args)
-    assert (error["code"], "optuna" in error["message"]) == ("unsupported", True)
+def test_an_optimizer_whose_libraries_are_absent_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BridgeError) as refused:
+        find_optimizer("mipro_v2")
+    assert refused.value.code == "unsupported"
+    assert "needs optuna and numpy" in refused.value.message
 
 
 # -- save and load ---------------------------------------------------------------------------------

@@ -87,3 +87,11 @@ def test_pages_name_only_flags_that_exist(file: Path) -> None:
     known |= {"--no-ready", "--fds", "--socket", "--arg", "--args", "--session", "--private", "--no-start", "--skip"}
     known |= {"--json", "--help"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", file.read_text())) <= known
+
+
+def test_every_public_name_of_dspy_is_accounted_for() -> None:
+    from tests.docs import dspy_page
+
+    missing = set(dspy_page.public_names()) - dspy_page.ROWS.keys()
+    assert not missing, "docs/dspy.md says nothing of these"
+    assert dspy_page.PAGE.read_text() == dspy_page.page()
