@@ -125,6 +125,23 @@ class Channel:
                     self._lead(left)
             return call.answers.popleft()
 
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[None]:
+        """Hold one of the supervisor's leases; waits, without end, until there is one."""
+        with self._answered:
+            call = Call(next(self._numbers))
+            self._calls[call.number] = call
+        try:
+            self.send(Kind.LEASE, 0, CALL_NUMBER.pack(call.number))
+            self.answer(call, threading.TIMEOUT_MAX)
+        finally:
+            with self._answered:
+                del self._calls[call.number]
+        try:
+            yield
+        finally:
+            self.send(Kind.RELEASE)
+
     def _lead(self, timeout: float | None) -> None:
         """Read once, with the condition released meanwhile; then let everybody look whether it was for them."""
         self._led = True

@@ -27,6 +27,7 @@ from session_supervisor.failures import (
 )
 from session_supervisor.frames import Kind
 from session_supervisor.handle import WorkerHandle
+from session_supervisor.leases import Leases
 from session_supervisor.oversight import Oversight
 from session_supervisor.request import Request
 from session_supervisor.snapshot import Parts, encode_parts
@@ -54,6 +55,7 @@ class Crew:
         self.workers: list[WorkerHandle] = []
         self._surroundings = surroundings
         self._succession = Succession(self, surroundings)
+        self._leases = Leases(session.options.leases, surroundings.leases)
         self._oversight = Oversight(session, self._succession, surroundings)
         self._queue: collections.deque[Request] = collections.deque()
         self._mutation: Request | None = None
@@ -272,6 +274,7 @@ class Crew:
 
     def _dismiss(self, worker: WorkerHandle) -> None:
         """It has nothing to do here any more."""
+        self._leases.drop(worker)
         self._surroundings.inspector.forget(worker)
         self._handles.discard(worker)
         self._surroundings.pool.release(worker)
@@ -397,6 +400,12 @@ class Crew:
         if current:
             worker.version = snapshot.version
 
+    def worker_wants_lease(self, worker: WorkerHandle, granted: Callable[[], None]) -> None:
+        self._leases.ask(worker, granted)
+
+    def worker_released(self, worker: WorkerHandle) -> None:
+        self._leases.give_back(worker)
+
     def worker_holds(self, worker: WorkerHandle, memory: int) -> None:
         worker.memory = memory
         self._succession.holds(worker, memory)
@@ -413,6 +422,7 @@ class Crew:
 
     def worker_dead(self, worker: WorkerHandle, certificate: DeathCertificate) -> None:
         self._surroundings.inspector.forget(worker)
+        self._leases.drop(worker)
         self._handles.discard(worker)
         if self._mutation is not None and not any(self._mutation.number in w.in_flight for w in self._handles):
             self._mutation = None

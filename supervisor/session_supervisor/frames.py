@@ -22,6 +22,8 @@ kind        sent by    means
 ``REPLY``   worker     the terminal reply of request ``number``
 ``SPENT``   worker     after this reply I am not fit to serve another request
 ``CALL``    worker     request ``number`` asks its caller something (body: :data:`CALL_NUMBER`, then as it is)
+``LEASE``   worker     I want a lease (body: :data:`CALL_NUMBER`); ``ANSWER`` with that number grants it
+``RELEASE`` worker     I need one of my leases no longer
 ``HOLDS``   worker     my private memory after a collection; number: bytes
 ==========  =========  ====================================================================
 """
@@ -50,6 +52,8 @@ class Kind(enum.IntEnum):
     HOLDS = 23
     CALL = 24
     CHECKPOINT = 25
+    LEASE = 26
+    RELEASE = 27
 
 
 _HEADER: Final = struct.Struct("<BQI")

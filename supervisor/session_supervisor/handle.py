@@ -77,6 +77,12 @@ class WorkerOwner(Protocol):
     def worker_checkpoint(self, worker: WorkerHandle, parts: Parts) -> None:
         """A request under way on it has changed ``parts``, to be kept whatever becomes of the request."""
 
+    def worker_wants_lease(self, worker: WorkerHandle, granted: Callable[[], None]) -> None:
+        """It waits for a lease; ``granted`` tells it that it has one."""
+
+    def worker_released(self, worker: WorkerHandle) -> None:
+        """It needs one of its leases no longer."""
+
     def worker_holds(self, worker: WorkerHandle, memory: int) -> None:
         """It has collected its garbage and holds so many bytes of its own."""
 
@@ -204,6 +210,11 @@ class WorkerHandle:
                     self._pause(request)
         elif kind is Kind.CALL:
             self._ask(number, body)
+        elif kind is Kind.LEASE:
+            (call,) = CALL_NUMBER.unpack(body)
+            self.owner.worker_wants_lease(self, lambda: self.send(Kind.ANSWER, call))
+        elif kind is Kind.RELEASE:
+            self.owner.worker_released(self)
         elif kind is Kind.READY:
             if self.lifecycle.state == STARTING:
                 self.lifecycle.to(IDLE)

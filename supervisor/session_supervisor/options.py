@@ -33,7 +33,8 @@ class RecyclePolicy:
 class SessionOptions:
     """What can be set about one session.
 
-    ``workers``: interpreters its requests are spread over. ``idle_timeout``: it hibernates after so
+    ``workers``: interpreters its requests are spread over. ``leases``: how many it has out at once
+    (0: no bound of its own; :mod:`.leases`). ``idle_timeout``: it hibernates after so
     long without a request; ``ttl``: it ends after so long without one (0: never, for both).
     ``durable``: its changes are stored before they are acknowledged.
     """
@@ -42,6 +43,7 @@ class SessionOptions:
     limits: Limits = field(default_factory=Limits)
     workers: int = 1
     queue: int = 1_024
+    leases: int = 0
     idle_timeout: float = 0.0
     ttl: float = 0.0
     durable: bool = False
@@ -56,14 +58,16 @@ class SessionOptions:
 class SupervisorOptions:
     """Limits and bounds; the bridge's configuration documents each for its users.
 
-    ``max_workers``: interpreters that serve sessions at once (0: no bound); spares and workers on
-    their way out come on top. ``session``: what a session gets that is not told otherwise.
-    ``measure_every``: seconds between two looks at the workers that have to be looked at.
+    ``leases``: how many all sessions together have out at once. ``max_workers``: interpreters that serve
+    sessions at once (0: no bound); spares and workers on their way out come on top. ``session``: what a
+    session gets that is not told otherwise. ``measure_every``: seconds between two looks at the workers
+    that have to be looked at.
     """
 
     spares: int = 2
     max_workers: int = 0
     max_sessions: int = 10_000
+    leases: int = 0
     queue_total: int = 16_384
     concurrent_recycles: int = 2
     start_timeout: float = 30.0

@@ -209,6 +209,12 @@ class Pool:
     def worker_checkpoint(self, worker: WorkerHandle, parts: Parts) -> None:
         worker.kill()
 
+    def worker_wants_lease(self, worker: WorkerHandle, granted: Callable[[], None]) -> None:
+        worker.kill()
+
+    def worker_released(self, worker: WorkerHandle) -> None:
+        """It was let go before it could say so; its leases went with it."""
+
     def worker_holds(self, worker: WorkerHandle, memory: int) -> None:
         """It was asked before it was let go; of no interest now."""
 

@@ -30,6 +30,7 @@ from session_supervisor.failures import (
 from session_supervisor.guard import Guard
 from session_supervisor.inspector import Inspector
 from session_supervisor.launchers.base import Launcher
+from session_supervisor.leases import Leases
 from session_supervisor.options import SessionOptions, SupervisorOptions
 from session_supervisor.os_facts import become_subreaper
 from session_supervisor.pool import Pool
@@ -85,6 +86,7 @@ class Supervisor:
         self.launcher = make_launcher(reactor, self._reaper)
         self.pool = Pool(reactor, self._reaper, self.launcher, options, self._guardian.remember)
         self.residency = Residency(options.max_workers)
+        self.leases = Leases(options.leases)
         self.inspector = Inspector(reactor, options.measure_every)
         self.store = store
         self.add = add

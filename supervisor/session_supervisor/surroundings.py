@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from session_supervisor.counters import Counters
 from session_supervisor.failures import DeathCertificate
 from session_supervisor.inspector import Inspector
+from session_supervisor.leases import Leases
 from session_supervisor.pool import Pool
 from session_supervisor.reactor import Reactor
 from session_supervisor.residency import Residency
@@ -27,6 +28,7 @@ class Surroundings(Protocol):
     pool: Pool
     residency: Residency
     inspector: Inspector
+    leases: Leases
     store: Store | None
     scratch: Path
     """The folder of the sessions' scratch folders."""

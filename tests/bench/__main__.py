@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from dspy_bridge.client import Client
-from tests.bench import peers, sessions
+from tests.bench import overhead, peers, sessions
 
 SETTLE_S = 0.15
 """Between single starts: time for the spare pool to refill, as between a host's real sessions."""
@@ -160,6 +160,7 @@ def main() -> None:
             memory = f"{figures['memory_mb']} MiB" if "memory_mb" in figures else ""
             say(f"{name:<44}{figures['first_answer_ms']:>11} ms{ping:>12}{memory:>17}")
     costs = measure_start_cost()
+    added = overhead.overhead()
     recycled, live, hibernated = sessions.recycling(), sessions.live(), sessions.hibernation()
     forkserver, cold = table["multiprocessing forkserver, dspy preloaded"], table["cold subprocess, JSON lines"]
     assert forkserver
@@ -177,6 +178,7 @@ def main() -> None:
             "<=",
             20,
         ),
+        ("ms added to one Predict over HTTP", added["added_ms"], "<=", 1),
         ("ms more than usual while recycling, at most", recycled["most_extra_wait_ms"], "<=", 50),
         ("live idle sessions at once", live["live"], ">=", sessions.LIVE),
         ("KiB of the daemon per hibernated session", hibernated["kib_per_session"], "<=", 4),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -348,3 +350,38 @@ def test_a_program_judges(daemon: Client, over_http: str, endpoint: OpenAIEndpoi
     asked = {"program_id": "qa", "examples": EXAMPLES[:2], "metric": metric}
     found = daemon.call("evaluate_program", asked, session=over_http)
     assert [one["score"] for one in found["results"]] == [1.0, 0.0]
+
+
+# -- how many calls at once ------------------------------------------------------------------------
+
+
+def test_calls_to_models_are_bounded_over_all_sessions_and_leases_of_the_dead_come_back() -> None:
+    with OpenAIEndpoint() as endpoint, Client.spawn(["--max-lm-calls", "3"]) as client:
+        endpoint.on("", Delay(0.05, Fields({"answer": "fine"})))
+        for name in ("a", "b", "c"):
+            configure(client, name, endpoint)
+        inputs = [{"question": f"q{n}"} for n in range(8)]
+        asked = {"program_id": "qa", "inputs": inputs, "max_concurrency": 8}
+        opened = [client.start("execute_batch", asked, session=name) for name in ("a", "b")]
+        dying = client.start("execute_batch", asked, session="c")
+        endpoint.wait_for_requests(5)
+        os.kill(client.call("session_info", session="c")["workers"][0]["pid"], signal.SIGKILL)
+        assert client.reply(dying)["error"]["code"] == "worker_crashed"
+        assert [client.finish(one)["succeeded"] for one in opened] == [8, 8]
+        assert endpoint.peak_in_flight <= 3
+        stats = client.call("get_stats")["lm_calls"]
+        assert stats == {"leased": 0, "waiting": 0, "limit": 3}
+
+
+def test_one_session_can_be_bounded_by_itself(daemon: Client, session: str, endpoint: OpenAIEndpoint) -> None:
+    daemon.call("start_session", {"max_lm_calls": 2, "workers": 2}, session=session)
+    configure(daemon, session, endpoint)
+    endpoint.on("", Delay(0.03, Fields({"answer": "fine"})))
+    inputs = [{"question": f"q{n}"} for n in range(6)]
+    opened = [
+        daemon.start("execute_batch", {"program_id": "qa", "inputs": inputs, "max_concurrency": 6}, session=session)
+        for _ in range(2)
+    ]
+    for one in opened:
+        assert daemon.finish(one)["succeeded"] == 6
+    assert endpoint.peak_in_flight <= 2

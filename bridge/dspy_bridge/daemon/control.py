@@ -254,6 +254,11 @@ class Control:
                     "crashes": counters.crashes,
                     "recycles": counters.recycles,
                 },
+                "lm_calls": {
+                    "leased": supervisor.leases.used,
+                    "waiting": supervisor.leases.waiting,
+                    "limit": supervisor.leases.limit,
+                },
                 "launcher": launcher,
                 "memory_mb": {
                     "daemon": _memory_mb(os.getpid()),

@@ -65,6 +65,9 @@ class DaemonOptions(BaseModel):
     recycle_jitter: float = Field(0.1, ge=0, le=1, description="Spread time and count downwards by this fraction.")
     concurrent_recycles: int = Field(2, ge=1, description="Most interpreters being replaced at once.")
     max_memory_mb: int = Field(0, ge=0, description="Most private memory of an interpreter, in MiB; 0: no limit.")
+    max_lm_calls: int = Field(
+        0, ge=0, description="Most calls to language models at once, of all sessions; 0: no limit."
+    )
     max_cpu_s: float = Field(0, ge=0, description="Most processor time of one request; 0: no limit.")
     max_open_files: int = Field(0, ge=0, description="Most descriptors of an interpreter (at least 32); 0: no limit.")
     max_processes: int = Field(0, ge=0, description="Most processes of an interpreter, itself included; 0: no limit.")
@@ -90,6 +93,7 @@ class DaemonOptions(BaseModel):
             spares=self.spares,
             max_workers=self.max_workers or max(16, usable_memory() // 2 // _PER_WORKER),
             max_sessions=self.max_sessions,
+            leases=self.max_lm_calls,
             queue_total=self.queue_total,
             concurrent_recycles=self.concurrent_recycles,
             start_timeout=self.start_timeout_s,
@@ -132,6 +136,7 @@ class DaemonOptions(BaseModel):
                 scratch=given("max_scratch_mb") << 20,
             ),
             workers=args.workers or 1,
+            leases=args.max_lm_calls or 0,
             queue=given("max_queue", "queue_per_session"),
             idle_timeout=given("idle_timeout_s"),
             ttl=given("session_ttl_s"),

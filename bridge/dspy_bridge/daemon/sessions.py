@@ -71,6 +71,8 @@ class Sessions:
         """A new session. ``missing``: the literal secrets ``args`` once had."""
         options = self._options.for_session(args)
         told = self._options.for_workers()
+        if options.leases or self._options.max_lm_calls:
+            told["lease_lm_calls"] = True
         options = self._known.setdefault(options, options)  # most sessions have the same ones
 
         def certificate(scratch: Path) -> bytes:

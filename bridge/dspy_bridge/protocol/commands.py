@@ -129,6 +129,7 @@ class StartSessionArgs(Args):
     idle_timeout_s: float | None = Field(None, ge=0, description="Hibernate after so long without a request.")
     session_ttl_s: float | None = Field(None, ge=0, description="End the session after so long without a request.")
     max_memory_mb: int | None = Field(None, ge=0, description="Most private memory of an interpreter, in MiB.")
+    max_lm_calls: int | None = Field(None, ge=0, description="Most calls to language models at once.")
     max_cpu_s: float | None = Field(None, ge=0, description="Most processor time of one request.")
     max_open_files: Annotated[int | None, AfterValidator(_enough)] = Field(
         None, ge=0, description="Most descriptors an interpreter may have open."

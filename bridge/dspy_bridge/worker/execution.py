@@ -38,6 +38,8 @@ class Surroundings(Protocol):
     id: str
     host: Host
     settings: Settings
+    callbacks: Sequence[Any]
+    """What listens to everything the session runs."""
     model: Model | None
 
     def secrets(self) -> list[str]:
@@ -121,7 +123,7 @@ class Executor:
         if program is not None and program.adapter is not None and "adapter" not in settings:
             settings["adapter"] = program.adapter
         # A scripted model may also be that of a judge, or of a part of a composition.
-        settings["callbacks"] = [OBSERVER, *callbacks]
+        settings["callbacks"] = [OBSERVER, *session.callbacks, *callbacks]
         # Each request has a trace of its own (optimizers and Refine read it), gone with the request.
         with dspy.context(lm=lm, trace=[], **settings):
             yield lm

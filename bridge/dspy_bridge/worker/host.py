@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import orjson
@@ -27,6 +28,13 @@ class Host:
         serving = self._channel.serving if self._channel is not None else None
         if self._channel is not None and serving is not None:
             self._channel.send(Kind.EVENT, serving, event_tail(event, data))
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[None]:
+        """Wait for one of the daemon's leases and hold it."""
+        assert self._channel is not None  # nobody leases for practice
+        with self._channel.lease():
+            yield
 
     def keep(self, parts: Parts) -> None:
         """Have the supervisor take over ``parts`` of the session now, whatever becomes of the request."""

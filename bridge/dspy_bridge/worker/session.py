@@ -28,6 +28,7 @@ from dspy_bridge.worker import isolation
 from dspy_bridge.worker.execution import Executor
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.learning import Learning
+from dspy_bridge.worker.leased_calls import LeasedCalls
 from dspy_bridge.worker.metrics import Metric, build_metric
 from dspy_bridge.worker.models import Model
 from dspy_bridge.worker.programs import Program, build_program
@@ -53,6 +54,7 @@ class SessionRuntime:
         self._executor = Executor(self)
         self._learning = Learning(self, self._executor)
         self._counting = threading.Lock()
+        self.callbacks = [LeasedCalls(host)] if birth.get("lease_lm_calls") else []
         self._started = time.monotonic()
         self._handlers: dict[str, Callable[[Any], Any]] = {
             "ping": self._ping,
