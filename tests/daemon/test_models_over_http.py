@@ -207,3 +207,36 @@ def test_a_literal_key_is_in_no_answer_and_survives_a_crash(
     daemon.call("recycle_session", session=session)
     ask(daemon, session)
     assert endpoint.requests[-1].api_key == SECRET
+
+
+def test_a_session_has_several_models_by_name(daemon: Client, session: str, endpoint: OpenAIEndpoint) -> None:
+    for name in ("fast", "wise"):
+        lm = {"model": f"openai/{name}", "api_key": f"key-of-{name}", "api_base": endpoint.url, "name": name}
+        said = daemon.call("configure_lm", lm, session=session)
+        assert said == {"status": "configured", "model": f"openai/{name}", "name": name}
+    daemon.call("create_program", {"id": "qa", "signature": "question -> answer", "lm": "fast"}, session=session)
+    ask = {"program_id": "qa", "inputs": {"question": "?"}}
+
+    def answer(**more: object) -> str:
+        return str(daemon.call("execute_program", {**ask, **more}, session=session)["outputs"]["answer"])
+
+    assert answer().startswith("fast asked with ...")
+    assert answer(lm="wise").startswith("wise asked with ...")
+    daemon.call("recycle_session", session=session)
+    assert answer(config={"temperature": 0.3}).startswith("fast asked with ...f-fast")
+    moved = {"model": "openai/faster", "api_key": "key-of-fast", "api_base": endpoint.url, "name": "fast"}
+    daemon.call("configure_lm", moved, session=session)
+    assert answer().startswith("faster asked with")
+    for wrong, code in (
+        ({"lm": "slow"}, "lm_not_configured"),
+        ({"lm": {"model": "@fast", "temperature": 1.0}}, "invalid_args"),
+        ({"lm": 7}, "invalid_args"),
+    ):
+        reply = daemon.reply(daemon.start("execute_program", {**ask, **wrong}, session=session))
+        assert reply["error"]["code"] == code, reply
+    document = daemon.call("export_session", session=session)["document"]
+    assert "key-of" not in str(document)
+    other = f"{session}-moved"
+    moved_in = daemon.call("import_session", {"document": document}, session=other)
+    assert moved_in["missing"] == ["lm:fast.api_key", "lm:wise.api_key"]
+    daemon.call("end_session", session=other)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from dspy_bridge.protocol.errors import BridgeError
-from dspy_bridge.protocol.lm_config import LMConfig
+from dspy_bridge.protocol.lm_config import NAME_PATTERN, LMConfig, LMRef
 
 ProgramType = Literal[
     "predict",
@@ -270,12 +270,16 @@ class ShutdownResult(Result):
 
 
 class ConfigureLMArgs(LMConfig):
+    name: str | None = Field(
+        None, pattern=NAME_PATTERN, description="Keep it under this name, for lm of programs and requests."
+    )
     session_id: str | None = Field(None, description="Same as at the top level of the request.")
 
 
 class ConfiguredLM(Result):
     status: Literal["configured"]
     model: str
+    name: str | None = Field(None, description="Where it was given one.")
 
 
 class ConfiguredResult(Result):
@@ -304,7 +308,7 @@ class CreateProgramArgs(Args):
     program_type: ProgramType = Field("predict", description="Which DSPy module.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the module; see docs/dspy.md.")
     tools: list[ToolSpec] = Field(default_factory=list, description="What an agent may call.")
-    lm: LMConfig | None = Field(None, description="A model of the program's own.")
+    lm: LMRef | None = Field(None, description="A model of the program's own.")
     adapter: AdapterName | None = Field(None, description="How its prompts are laid out, if not as the session's.")
     demos: list[dict[str, Any]] = Field(default_factory=list, description="Worked examples for its prompts.")
     on_exists: Literal["error", "replace", "keep"] = Field("error", description="What to do if the id is taken.")
@@ -324,7 +328,7 @@ class ExecuteProgramArgs(Args):
     config: dict[str, Any] = Field(
         default_factory=dict, description="Model options and DSPy settings for this execution alone."
     )
-    lm: LMConfig | None = Field(None, description="A model for this execution alone.")
+    lm: LMRef | None = Field(None, description="A model for this execution alone.")
     stream: bool | list[str] = Field(
         False, description="Send token and status events first: of every output field, or of those named."
     )
@@ -345,7 +349,7 @@ class ExecuteBatchArgs(Args):
     stop_on_error: bool = Field(False, description="Begin no further one once one has failed.")
     skip: list[int] = Field(default_factory=list, description="Indices to leave out, such as those done before.")
     config: dict[str, Any] = Field(default_factory=dict, description="As for execute_program.")
-    lm: LMConfig | None = Field(None, description="As for execute_program.")
+    lm: LMRef | None = Field(None, description="As for execute_program.")
     lenient: bool = Field(False, description="As for execute_program.")
 
 
@@ -366,7 +370,7 @@ class EvaluateProgramArgs(Args):
     max_concurrency: int = Field(8, ge=1, le=256, description="How many run at once.")
     failure_score: float = Field(0.0, description="What an example counts whose execution failed.")
     config: dict[str, Any] = Field(default_factory=dict, description="As for execute_program.")
-    lm: LMConfig | None = Field(None, description="As for execute_program.")
+    lm: LMRef | None = Field(None, description="As for execute_program.")
 
 
 class EvaluationResult(Result):
@@ -387,9 +391,9 @@ class CompileProgramArgs(Args):
     metric: Any = Field(None, description="As for evaluate_program.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the optimizer.")
     compile_options: dict[str, Any] = Field(default_factory=dict, description="Options of its compile method.")
-    prompt_lm: LMConfig | None = Field(None, description="The model that writes prompts (default: the program's).")
+    prompt_lm: LMRef | None = Field(None, description="The model that writes prompts (default: the program's).")
     config: dict[str, Any] = Field(default_factory=dict, description="As for execute_program.")
-    lm: LMConfig | None = Field(None, description="As for execute_program.")
+    lm: LMRef | None = Field(None, description="As for execute_program.")
     on_exists: Literal["error", "replace"] = Field("error", description="What to do if the id is taken.")
 
 

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+NAME_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,64}$"
+_REFERENCE: Final = "@"
+
+
+def referred_name(config: Mapping[str, Any]) -> str | None:
+    """The name of the session's model that ``config`` stands for, if it stands for one."""
+    model = config.get("model")
+    return model[len(_REFERENCE) :] if isinstance(model, str) and model.startswith(_REFERENCE) else None
+
+
+def _by_name(value: Any) -> Any:
+    return {"model": _REFERENCE + value} if isinstance(value, str) else value
 
 
 class LMConfig(BaseModel):
@@ -31,3 +45,7 @@ class LMConfig(BaseModel):
         None, description="scripted only: outputs in order (the last repeats), or by a substring of the prompt."
     )
     delay_ms: float | None = Field(None, ge=0, le=600_000, description="scripted only: how long each answer takes.")
+
+
+LMRef = Annotated[LMConfig, BeforeValidator(_by_name, json_schema_input_type=LMConfig | str)]
+"""A model's configuration, or the name a session's ``configure_lm`` gave one."""

@@ -21,6 +21,9 @@ LM: Final = "lm"
 """The session's model."""
 LM_SECRETS: Final = "!lm"
 """The literal secrets of its configuration, by field."""
+NAMED_LM_PREFIX: Final = "lm:"
+"""A model kept under a name, and its literal secrets."""
+NAMED_LM_SECRETS_PREFIX: Final = "!lm:"
 LM_CURSOR: Final = "lm.cursor"
 """How far a scripted model's answers have been served."""
 SETTINGS: Final = "settings"
@@ -88,6 +91,11 @@ def missing_secrets(parts: Mapping[str, bytes]) -> list[str]:
         if name == LM:
             held = orjson.loads(parts.get(LM_SECRETS, b"{}"))
             missing += [f"lm.{field}" for field in orjson.loads(value).get("secret_fields", ()) if field not in held]
+        elif name.startswith(NAMED_LM_PREFIX):
+            held = orjson.loads(parts.get(f"!{name}", b"{}"))
+            missing += [
+                f"{name}.{field}" for field in orjson.loads(value).get("secret_fields", ()) if field not in held
+            ]
         elif name.startswith(PROGRAM_PREFIX):
             program = name[len(PROGRAM_PREFIX) :]
             held = orjson.loads(parts.get(PROGRAM_SECRETS_PREFIX + program, b"{}"))
@@ -121,6 +129,7 @@ def _model(shape: type[BaseModel]) -> Callable[[Any, str], None]:
 _EXACT: Final = {LM: _model(LMPart), SETTINGS: _model(SettingsArgs), LM_CURSOR: _model(_CursorPart)}
 _PREFIXED: Final = {
     PROGRAM_PREFIX: _model(ProgramPart),
+    NAMED_LM_PREFIX: _model(LMPart),
     PROGRAM_TALLY_PREFIX: _tally,
     VARIABLE_PREFIX: lambda _value, _where: None,
 }

@@ -22,7 +22,7 @@ from dspy_bridge.protocol.lm_config import LMConfig
 from dspy_bridge.worker.exceptions import to_bridge_error
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.metrics import Metric, Score
-from dspy_bridge.worker.models import Model, build_lm
+from dspy_bridge.worker.models import Model
 from dspy_bridge.worker.programs import Program
 from dspy_bridge.worker.scripted import OBSERVER
 from dspy_bridge.worker.settings import Settings
@@ -41,6 +41,9 @@ class Surroundings(Protocol):
     callbacks: Sequence[Any]
     """What listens to everything the session runs."""
     model: Model | None
+
+    def model_for(self, config: Mapping[str, Any]) -> Model:
+        """The model a request asks for. Raises ``invalid_args``, ``lm_not_configured``."""
 
     def secrets(self) -> list[str]:
         """Literal secrets, to be kept out of errors."""
@@ -107,7 +110,7 @@ class Executor:
         session = self._session
         settings, options = session.settings.split_request(config or {})
         if lm_config is not None:
-            lm = build_lm(lm_config.model_dump(exclude_unset=True), session.host)
+            lm = session.model_for(lm_config.model_dump(exclude_unset=True)).usable()
         elif program is not None and program.model is not None:
             lm = program.model.usable()
         elif session.model is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from dspy_bridge.worker.exceptions import clean
 from dspy_bridge.worker.execution import Executor, make_examples
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.metrics import Metric
-from dspy_bridge.worker.models import build_lm
+from dspy_bridge.worker.models import Model
 from dspy_bridge.worker.optimizers import Progress, compile_module, find_optimizer
 from dspy_bridge.worker.programs import Program
 from dspy_bridge.worker.saving import dump_state, load_state, with_metadata
@@ -36,6 +36,9 @@ class Shelf(Protocol):
 
     def metric(self, spec: Any) -> Metric:
         """Raises ``invalid_args``."""
+
+    def model_for(self, config: Mapping[str, Any]) -> Model:
+        """Raises ``invalid_args``, ``lm_not_configured``."""
 
     def has_program(self, program_id: str) -> bool:
         """Whether there is one of that id."""
@@ -77,7 +80,7 @@ class Learning:
         with self._executor.scope(program, args.lm, args.config, [progress]) as lm:
             prompt_lm = lm
             if args.prompt_lm is not None:
-                prompt_lm = build_lm(args.prompt_lm.model_dump(exclude_unset=True), self._shelf.host)
+                prompt_lm = self._shelf.model_for(args.prompt_lm.model_dump(exclude_unset=True)).usable()
             compiled = compile_module(
                 row,
                 program.module,

@@ -23,6 +23,7 @@ from dspy_bridge.protocol import commands, snapshot_parts
 from dspy_bridge.protocol.commands import validate
 from dspy_bridge.protocol.envelope import Call, timestamp
 from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.protocol.lm_config import referred_name
 from dspy_bridge.protocol.secrets import redacted, split_secrets
 from dspy_bridge.worker import isolation
 from dspy_bridge.worker.execution import Executor
@@ -34,6 +35,7 @@ from dspy_bridge.worker.models import Model
 from dspy_bridge.worker.programs import Program, build_program
 from dspy_bridge.worker.scripted import ScriptedLM
 from dspy_bridge.worker.settings import Settings
+from dspy_bridge.worker.types import bad
 
 
 class SessionRuntime:
@@ -54,6 +56,7 @@ class SessionRuntime:
         self._executor = Executor(self)
         self._learning = Learning(self, self._executor)
         self._counting = threading.Lock()
+        self._models: dict[str, Model] = {}
         self.callbacks = [LeasedCalls(host)] if birth.get("lease_lm_calls") else []
         self._started = time.monotonic()
         self._handlers: dict[str, Callable[[Any], Any]] = {
@@ -133,6 +136,11 @@ class SessionRuntime:
                 secrets = self._get(snapshot_parts.LM_SECRETS) or {}
                 self.model = Model.restore(part["config"], secrets, part["secret_fields"], self.host)
                 dspy.configure(lm=self._lm)
+        if any(
+            name.startswith((snapshot_parts.NAMED_LM_PREFIX, snapshot_parts.NAMED_LM_SECRETS_PREFIX)) for name in parts
+        ):
+            self._models.clear()
+            self._built.clear()  # some may hold one of them
         if snapshot_parts.LM_CURSOR in parts:
             cursor = self._get(snapshot_parts.LM_CURSOR)
             if cursor is not None and isinstance(self._lm, ScriptedLM):
@@ -145,7 +153,7 @@ class SessionRuntime:
     def secrets(self) -> list[str]:
         """Every literal secret this session holds, to be kept out of errors."""
         held = [*self._request_secrets.values()]
-        for model in (self.model, *(program.model for program in self._built.values())):
+        for model in (self.model, *self._models.values(), *(program.model for program in self._built.values())):
             if model is not None:
                 held += model.secrets.values()
         return [text for text in _texts(held) if len(text) >= 4]
@@ -164,7 +172,14 @@ class SessionRuntime:
         return {"status": "ok", "uptime_s": round(time.monotonic() - self._started, 3)}
 
     def _configure_lm(self, args: commands.ConfigureLMArgs) -> dict[str, Any]:
-        self.model = Model.configure(args.model_dump(exclude={"session_id"}, exclude_unset=True), self.host)
+        config = args.model_dump(exclude={"session_id", "name"}, exclude_unset=True)
+        if args.name is not None:
+            model = self._models[args.name] = Model.configure(config, self.host)
+            self._built.clear()  # some may hold what had that name before
+            self._put(snapshot_parts.NAMED_LM_PREFIX + args.name, model.part)
+            self._put(snapshot_parts.NAMED_LM_SECRETS_PREFIX + args.name, model.secrets or None)
+            return {"status": "configured", "model": args.model, "name": args.name}
+        self.model = Model.configure(config, self.host)
         dspy.configure(lm=self._lm)
         self._put(snapshot_parts.LM, self.model.part)
         self._put(snapshot_parts.LM_SECRETS, self.model.secrets or None)
@@ -189,10 +204,10 @@ class SessionRuntime:
             status = "kept"
         else:
             spec = args.model_dump(exclude={"session_id", "id", "program_id", "on_exists"}, exclude_unset=True)
-            model = None if args.lm is None else Model.configure(args.lm.model_dump(exclude_unset=True), self.host)
-            secrets = model.secrets if model is not None else {}
-            if model is not None:
-                spec["lm"] = model.config
+            model = None if args.lm is None else self.model_for(spec["lm"])
+            secrets: dict[str, Any] = {}
+            if model is not None and referred_name(spec["lm"]) is None:
+                spec["lm"], secrets = model.config, model.secrets
             program = build_program(program_id, spec, timestamp(), model, self)
             self._built[program_id] = program
             part = {"spec": spec, "created_at": program.created_at, "secret_fields": sorted(secrets)}
@@ -217,12 +232,44 @@ class SessionRuntime:
             raise BridgeError("program_not_found", f"session {self.id!r} has no program {program_id!r}")
         spec, model = part["spec"], None
         if spec.get("lm"):
-            secrets = self._get(snapshot_parts.PROGRAM_SECRETS_PREFIX + program_id) or {}
-            model = Model.restore(spec["lm"], secrets, part["secret_fields"], self.host)
+            model = self._restored_model(program_id, spec["lm"], part["secret_fields"])
         program = self._built[program_id] = build_program(
             program_id, spec, part["created_at"], model, self, part.get("state")
         )
         return program
+
+    def _restored_model(self, program_id: str, config: dict[str, Any], secret_fields: list[str]) -> Model:
+        name = referred_name(config)
+        if name is None:
+            secrets = self._get(snapshot_parts.PROGRAM_SECRETS_PREFIX + program_id) or {}
+            return Model.restore(config, secrets, secret_fields, self.host)
+        try:
+            return self._named_model(name)
+        except BridgeError as error:
+            return Model(config, {}, problem=error)
+
+    def model_for(self, config: Mapping[str, Any]) -> Model:
+        """The model a program or a request asks for, by its configuration or by its name in the session."""
+        name = referred_name(config)
+        if name is None:
+            return Model.configure(config, self.host)
+        if len(config) > 1:
+            raise bad("args.lm", "a named model takes no further arguments; config of a request changes its options")
+        return self._named_model(name)
+
+    def _named_model(self, name: str) -> Model:
+        """Raises ``lm_not_configured``."""
+        model = self._models.get(name)
+        if model is None:
+            part = self._get(snapshot_parts.NAMED_LM_PREFIX + name)
+            if part is None:
+                known = [one[3:] for one in self._parts if one.startswith(snapshot_parts.NAMED_LM_PREFIX)]
+                message = f"session {self.id!r} has no model named {name!r}; it has {', '.join(known) or 'none'}"
+                raise BridgeError("lm_not_configured", message)
+            secrets = self._get(snapshot_parts.NAMED_LM_SECRETS_PREFIX + name) or {}
+            model = Model.restore(part["config"], secrets, part["secret_fields"], self.host)
+            self._models[name] = model
+        return model
 
     def _described(self, program: Program) -> dict[str, Any]:
         executions, last, _ = self._get(snapshot_parts.PROGRAM_TALLY_PREFIX + program.id) or (0, None, {})
@@ -258,15 +305,16 @@ class SessionRuntime:
     def put_state(self, program_id: str, like: Program, state: dict[str, Any]) -> None:
         """Keep a program: as ``like``, with ``state``. Called from any thread."""
         with self._counting:
+            own = like.model is not None and referred_name(like.spec["lm"]) is None
+            secrets = like.model.secrets if own and like.model is not None else {}
             part = {
                 "spec": like.spec,
                 "created_at": like.created_at if program_id == like.id else timestamp(),
                 "state": state,
-                "secret_fields": sorted(like.model.secrets) if like.model is not None else [],
+                "secret_fields": sorted(secrets),
             }
             self._put(snapshot_parts.PROGRAM_PREFIX + program_id, part)
-            if like.model is not None and like.model.secrets:
-                self._put(snapshot_parts.PROGRAM_SECRETS_PREFIX + program_id, like.model.secrets)
+            self._put(snapshot_parts.PROGRAM_SECRETS_PREFIX + program_id, secrets or None)
             self._built.pop(program_id, None)
 
     def checkpoint(self) -> None:
@@ -326,6 +374,7 @@ class SessionRuntime:
         for name in list(self._parts):
             self._put(name, None)
         self._built.clear()
+        self._models.clear()
         self.settings.reset_dspy()
         self._be_as_born()
         return {"status": "reset", "cleared_programs": cleared}
