@@ -140,6 +140,10 @@ def test_a_pipeline_feeds_outputs_to_inputs(daemon: Client, session: str) -> Non
     daemon.call("recycle_session", session=session)
     outputs = run(daemon, session, "pipeline", question="Where is the Louvre?", language="fr")
     assert outputs == {"place": "Paris", "people": 2}
+    other = {"model": "scripted", "answers": [{"place": "Rome"}]}
+    replaced = {"id": "find", "signature": "question -> place", "lm": other, "on_exists": "replace"}
+    daemon.call("create_program", replaced, session=session)  # what is made of it follows
+    assert run(daemon, session, "pipeline", question="Where?", language="fr")["place"] == "Rome"
     for wrong, says in (
         ({"steps": [{"program": "count", "inputs": {"city": "find.place"}}]}, "there is no 'find.place'"),
         ({"steps": [{"program": "find", "inputs": {"town": "input.question"}}]}, "has no such input"),

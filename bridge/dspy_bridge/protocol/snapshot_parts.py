@@ -48,10 +48,12 @@ class LMPart(_Part):
 
 
 class ProgramPart(_Part):
-    """``spec``: the arguments of ``create_program``, those of its model without literal secrets. ``state``:
+    """``spec``: the arguments of ``create_program``, those of its model without literal secrets.
+    ``signature``: in one line, for listings. ``state``:
     what it has learned or was loaded with, as DSPy dumps it."""
 
     spec: CreateProgramArgs
+    signature: str
     created_at: str
     state: dict[str, Any] | None = None
     secret_fields: list[str] = Field(default_factory=list)

@@ -101,7 +101,7 @@ def _answer(runtime: SessionRuntime, gate: InterruptGate, keeper: LimitKeeper, n
         error = to_bridge_error(exc, secrets=runtime.secrets(), limits=keeper.limits)
         reply = envelope.failure(call.id, call.rpc, error)
     _flush_output()
-    changed = runtime.changed
+    changed = runtime.state.changed
     frames = pack(Kind.PARTS, number, encode_parts(changed)) if changed else b""
     if spent:
         frames += pack(Kind.SPENT, number)

@@ -22,7 +22,8 @@ from dspy_bridge.protocol.lm_config import LMConfig
 from dspy_bridge.worker.exceptions import to_bridge_error
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.metrics import Metric, Score
-from dspy_bridge.worker.models import Model
+from dspy_bridge.worker.model_shelf import ModelShelf
+from dspy_bridge.worker.program_shelf import ProgramShelf
 from dspy_bridge.worker.programs import Program
 from dspy_bridge.worker.scripted import OBSERVER
 from dspy_bridge.worker.settings import Settings
@@ -40,16 +41,11 @@ class Surroundings(Protocol):
     settings: Settings
     callbacks: Sequence[Any]
     """What listens to everything the session runs."""
-    model: Model | None
-
-    def model_for(self, config: Mapping[str, Any]) -> Model:
-        """The model a request asks for. Raises ``invalid_args``, ``lm_not_configured``."""
+    models: ModelShelf
+    programs: ProgramShelf
 
     def secrets(self) -> list[str]:
         """Literal secrets, to be kept out of errors."""
-
-    def note_execution(self, program: Program, usage: Mapping[str, Any]) -> None:
-        """One execution of ``program`` has ended. Called from any thread."""
 
 
 class Executor:
@@ -89,7 +85,7 @@ class Executor:
                 prediction = program.module(**inputs)
             usage = to_json(prediction.get_lm_usage() or {}, "usage")
         finally:
-            self._session.note_execution(program, usage)
+            self._session.programs.note_execution(program, usage)
         elapsed = (time.perf_counter() - started) * 1000
         return {
             "program_id": program.id,
@@ -110,11 +106,11 @@ class Executor:
         session = self._session
         settings, options = session.settings.split_request(config or {})
         if lm_config is not None:
-            lm = session.model_for(lm_config.model_dump(exclude_unset=True)).usable()
+            lm = session.models.find(lm_config.model_dump(exclude_unset=True)).usable()
         elif program is not None and program.model is not None:
             lm = program.model.usable()
-        elif session.model is not None:
-            lm = session.model.usable()
+        elif session.models.default is not None:
+            lm = session.models.default.usable()
         else:
             message = f"session {session.id!r} has no language model; send configure_lm first"
             raise BridgeError("lm_not_configured", message)
@@ -154,7 +150,7 @@ class Executor:
         def run(index: int, _row: Mapping[str, Any]) -> dict[str, Any]:
             example = examples[index]
             prediction = program.module(**example.inputs())
-            self._session.note_execution(program, to_json(prediction.get_lm_usage() or {}, "usage"))
+            self._session.programs.note_execution(program, to_json(prediction.get_lm_usage() or {}, "usage"))
             judged: Score = metric(example, prediction, program.signature)
             found = {"score": judged.score, "outputs": program.signature.encode_outputs(prediction)}
             return found | ({"feedback": judged.feedback} if judged.feedback is not None else {})

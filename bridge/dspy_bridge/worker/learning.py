@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,38 +16,21 @@ from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.worker.exceptions import clean
 from dspy_bridge.worker.execution import Executor, make_examples
 from dspy_bridge.worker.host import Host
-from dspy_bridge.worker.metrics import Metric
-from dspy_bridge.worker.models import Model
+from dspy_bridge.worker.model_shelf import ModelShelf
 from dspy_bridge.worker.optimizers import Progress, compile_module, find_optimizer
-from dspy_bridge.worker.programs import Program
+from dspy_bridge.worker.program_shelf import ProgramShelf
 from dspy_bridge.worker.saving import dump_state, load_state, with_metadata
 from dspy_bridge.worker.scripted import OBSERVER
 from dspy_bridge.worker.types import bad
 from dspy_bridge.worker.values import to_json
 
 
-class Shelf(Protocol):
+class Surroundings(Protocol):
     """What learning needs of its session."""
 
     host: Host
-
-    def program(self, program_id: str) -> Program:
-        """Raises ``program_not_found``."""
-
-    def metric(self, spec: Any) -> Metric:
-        """Raises ``invalid_args``."""
-
-    def model_for(self, config: Mapping[str, Any]) -> Model:
-        """Raises ``invalid_args``, ``lm_not_configured``."""
-
-    def has_program(self, program_id: str) -> bool:
-        """Whether there is one of that id."""
-
-    def put_state(self, program_id: str, like: Program, state: dict[str, Any]) -> None:
-        """Keep a program: as ``like``, with ``state``."""
-
-    def checkpoint(self) -> None:
-        """Have what has changed so far kept whatever becomes of the request."""
+    models: ModelShelf
+    programs: ProgramShelf
 
     def secrets(self) -> list[str]:
         """Literal secrets, not to be shown."""
@@ -56,31 +39,31 @@ class Shelf(Protocol):
 class Learning:
     """Belongs to one session."""
 
-    def __init__(self, shelf: Shelf, executor: Executor) -> None:
-        self._shelf = shelf
+    def __init__(self, session: Surroundings, executor: Executor) -> None:
+        self._session = session
         self._executor = executor
 
     def compile(self, args: commands.CompileProgramArgs) -> dict[str, Any]:
         """The result of ``compile_program``."""
         began = time.monotonic()
         row = find_optimizer(args.optimizer)
-        program = self._shelf.program(args.program_id)
+        program = self._session.programs.program(args.program_id)
         compiled_id = args.compiled_id or f"{args.program_id}-compiled"
-        if args.on_exists == "error" and self._shelf.has_program(compiled_id):
+        if args.on_exists == "error" and compiled_id in self._session.programs:
             raise BridgeError("program_exists", f"there is a program {compiled_id!r} already")
         trainset = make_examples(program, args.trainset, "args.trainset")
         valset = None if args.valset is None else make_examples(program, args.valset, "args.valset")
-        metric = None if args.metric is None else self._shelf.metric(args.metric)
+        metric = None if args.metric is None else self._session.programs.metric(args.metric)
 
         def better(state: dict[str, Any], _score: float) -> None:
-            self._shelf.put_state(compiled_id, program, state)
-            self._shelf.checkpoint()
+            self._session.programs.put_state(compiled_id, program, state)
+            self._session.programs.checkpoint()
 
-        progress = Progress(self._shelf.host, len(valset if valset is not None else trainset), better)
+        progress = Progress(self._session.host, len(valset if valset is not None else trainset), better)
         with self._executor.scope(program, args.lm, args.config, [progress]) as lm:
             prompt_lm = lm
             if args.prompt_lm is not None:
-                prompt_lm = self._shelf.model_for(args.prompt_lm.model_dump(exclude_unset=True)).usable()
+                prompt_lm = self._session.models.find(args.prompt_lm.model_dump(exclude_unset=True)).usable()
             compiled = compile_module(
                 row,
                 program.module,
@@ -92,7 +75,7 @@ class Learning:
                 options=args.options,
                 compile_options=args.compile_options,
             )
-        self._shelf.put_state(compiled_id, program, dump_state(compiled))
+        self._session.programs.put_state(compiled_id, program, dump_state(compiled))
         return {
             "program_id": compiled_id,
             "status": "compiled",
@@ -108,7 +91,7 @@ class Learning:
 
     def save(self, args: commands.SaveProgramArgs) -> dict[str, Any]:
         """The result of ``save_program``."""
-        state = with_metadata(dump_state(self._shelf.program(args.program_id).module))
+        state = with_metadata(dump_state(self._session.programs.program(args.program_id).module))
         if args.path is not None:
             _on_file(args.path, lambda file: file.write_bytes(orjson.dumps(state, option=orjson.OPT_INDENT_2)))
         return {"program_id": args.program_id, "status": "saved", "state": state, "path": args.path}
@@ -126,17 +109,17 @@ class Learning:
             if not isinstance(state, dict):
                 raise bad("args.path", f"{args.path} holds no object")
         assert state is not None
-        program = self._shelf.program(args.program_id)
+        program = self._session.programs.program(args.program_id)
         module = program.module.deepcopy()
         load_state(module, state)
-        self._shelf.put_state(args.program_id, program, dump_state(module))
+        self._session.programs.put_state(args.program_id, program, dump_state(module))
         return {"program_id": args.program_id, "status": "loaded"}
 
     # -- looking -------------------------------------------------------------------------------
 
     def preview(self, args: commands.PreviewPromptArgs) -> dict[str, Any]:
         """The result of ``preview_prompt``: no model is called."""
-        program = self._shelf.program(args.program_id)
+        program = self._session.programs.program(args.program_id)
         predictors = dict(program.module.named_predictors())
         name = args.predictor if args.predictor is not None else next(iter(predictors))
         predictor = predictors.get(name)
@@ -158,7 +141,7 @@ class Learning:
         """The result of ``inspect_history``."""
         entries = sys.modules["dspy.clients.base_lm"].GLOBAL_HISTORY[-args.n :]
         kept = ("model", "messages", "prompt", "outputs", "usage", "cost", "timestamp", "model_type")
-        hidden = self._shelf.secrets()
+        hidden = self._session.secrets()
         calls = [{name: _shown(entry.get(name), hidden) for name in kept} for entry in entries]
         return {"calls": calls}
 

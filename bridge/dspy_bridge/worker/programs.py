@@ -108,6 +108,8 @@ class ProgramType:
     takes_tools: bool = False
     inherits: str | None = None
     interpreter: bool = False
+    of_others: bool = False
+    """It is made of other programs of the session."""
 
 
 _RESERVED: Final = frozenset({"self", "signature", "callbacks", "lm", "demos", "tools", "config"})
@@ -158,7 +160,7 @@ def _search(name: str, kind: type[dspy.Module]) -> ProgramType:
             fail_count=options.fail_count,
         )
 
-    return ProgramType(name, make, options=_SearchOptions, inherits="program")
+    return ProgramType(name, make, options=_SearchOptions, inherits="program", of_others=True)
 
 
 def _make_comparison(making: Making) -> dspy.Module:
@@ -193,8 +195,8 @@ PROGRAM_TYPES: Final[Mapping[str, ProgramType]] = {
         ProgramType("multi_chain_comparison", _make_comparison, options=_ComparisonOptions),
         _search("best_of_n", dspy.BestOfN),
         _search("refine", dspy.Refine),
-        ProgramType("ensemble", _make_ensemble, options=_EnsembleOptions, inherits="programs"),
-        ProgramType("pipeline", _make_pipeline, options=_PipelineOptions),
+        ProgramType("ensemble", _make_ensemble, options=_EnsembleOptions, inherits="programs", of_others=True),
+        ProgramType("pipeline", _make_pipeline, options=_PipelineOptions, of_others=True),
         _coder("program_of_thought", dspy.ProgramOfThought),
         _coder("code_act", dspy.CodeAct),
         _coder("rlm", dspy.RLM, takes_tools=True),
@@ -226,17 +228,6 @@ class Program:
             own["adapter"] = self.adapter
         with dspy.context(**own):
             return self.module(**inputs)
-
-    def describe(self, executions: int, last: str | None) -> dict[str, Any]:
-        """A row of ``list_programs``."""
-        return {
-            "id": self.id,
-            "program_type": self.program_type,
-            "signature": self.signature.text,
-            "created_at": self.created_at,
-            "execution_count": executions,
-            "last_executed": last,
-        }
 
 
 def build_program(

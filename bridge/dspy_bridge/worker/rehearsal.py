@@ -32,7 +32,7 @@ def exercise() -> None:
         "outputs": [{"name": "answer", "type": "str"}, {"name": "score", "type": "float"}],
     }
     use_cache(True)
-    workshop = _nobody()
+    workshop = _nobody().programs
     for kind in ("predict", "chain_of_thought"):
         for adapter in (dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()):
             bound, module = build_module(
