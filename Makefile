@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test chaos lint format bench lock clean
+.PHONY: install demo test test-matrix chaos lint format bench lock clean
 
 install: $(STAMP)
 
@@ -19,6 +19,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Every supported Python that is here, with the oldest and the newest DSPy allowed.
+test-matrix: $(STAMP)
+	$(BIN)/python -m tests.matrix
 
 # Three minutes at most. CHAOS_SEED=n repeats a run.
 chaos: $(STAMP)
