@@ -51,6 +51,27 @@ A request with `"jsonrpc": "2.0"` uses `method` and `params`, and is answered wi
 is the integer below and whose `data` is the error object above; events become notifications of the method `event`.
 No batches, no notifications to the daemon.
 
+## Events
+
+Before a request's reply, numbered by `seq`: `log` (`text`: what the program printed), `token` (`field`, `text`, `last`,
+`predictor`; `whole` where nothing could stream), `status` (`status`: `module_started`, `lm_called`, `tool_called`,
+`tool_answered`, `retried`), `item` (one result of a batch or evaluation), `progress` (of an evaluation or a compilation).
+
+## The host answers too
+
+A program may ask its host, for a model's completion or for a tool:
+
+    {"call_id": "c-3", "id": 7, "session_id": "a", "call": "tool", "name": "search", "args": {...}}
+    {"call_id": "c-3", "success": true, "result": ...}
+    {"call_id": "c-3", "success": false, "error": {"message": "..."}}
+
+`lm`: `args` is an OpenAI chat completion request; the answer is a text, `{"text", "usage"}`, or a whole chat completion. Pieces
+may come first: `{"call_id": "c-3", "event": "token", "data": {"text": "..."}}`. `tool`: `args` are the tool's arguments (of a metric:
+`example` and `prediction`); the answer is any JSON. A call dies with its request; one that is not answered in time ends with
+`host_call_failed`; an answer nobody waits for is dropped. Calls come from many threads at once: answer them in any order.
+
+To a JSON-RPC host a call is a request of the method `host_call`, with the same fields in `params`.
+
 ## Values
 
 Outputs are JSON of the declared types. NaN and infinities are `{"$float": "NaN"}`, bytes `{"$bytes": "<base64>"}`, integers

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import contextvars
+import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -181,27 +182,28 @@ class Executor:
             {"index": index, "success": False, "skipped": True} for index in range(len(rows))
         ]
         stop = threading.Event()
+        ended: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()  # in the order they end
 
-        def one(index: int, row: Mapping[str, Any]) -> dict[str, Any] | None:
-            if stop.is_set():
-                return None
+        def one(index: int, row: Mapping[str, Any]) -> None:
+            entry: dict[str, Any] | None = None
             try:
-                return {"index": index, "success": True, **run(index, row)}
-            except Exception as exc:  # noqa: BLE001 - one item's failure is its own result
+                if not stop.is_set():
+                    entry = {"index": index, "success": True, **run(index, row)}
+            except BaseException as exc:  # noqa: BLE001 - one item's failure is its own result
                 if stop_on_error:
                     stop.set()
                 error = to_bridge_error(exc, secrets=self._session.secrets())
-                return {"index": index, "success": False, "error": error.to_wire()}
+                entry = {"index": index, "success": False, "error": error.to_wire()}
+            finally:
+                ended.put(entry)
 
         pool = concurrent.futures.ThreadPoolExecutor(concurrency, "batch")
         try:
-            futures = [
-                pool.submit(contextvars.copy_context().run, one, index, row)
-                for index, row in enumerate(rows)
-                if index not in skip
-            ]
-            for future in concurrent.futures.as_completed(futures):
-                entry = future.result()
+            indices = [index for index in range(len(rows)) if index not in skip]
+            for index in indices:
+                pool.submit(contextvars.copy_context().run, one, index, rows[index])
+            for _ in indices:
+                entry = ended.get()
                 if entry is not None:
                     results[entry["index"]] = entry
                     self._session.host.tell("item", entry)
