@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from dspy_bridge.client import Client, CommandFailed
+from dspy_bridge.client import Client, CommandFailed, TransportError
 from tests.support.host import Host
 
 QA = {"id": "qa", "signature": "question -> answer"}
@@ -187,6 +190,35 @@ def test_a_json_rpc_host_is_asked_in_json_rpc() -> None:
         host.send({"jsonrpc": "2.0", "id": 4, "method": "execute_program", "params": ASK})
         host.send({"jsonrpc": "2.0", "id": host.receive()["id"], "error": {"code": 1, "message": "no more"}})
         assert "no more" in host.reply_to(4)["error"]["message"]
+
+
+def test_a_host_that_leaves_ends_what_asks_it_and_the_session_serves_others(folder: Path) -> None:
+    path = str(folder / "s")
+    serve = [sys.executable, "-m", "dspy_bridge.cli", "serve", "--socket", path]
+    with subprocess.Popen(serve, stdin=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 30
+        while not Path(path).exists() or not reachable(path):
+            assert time.monotonic() < deadline
+        leaving = Client.connect(path)
+        leaving.call("configure_lm", {"model": "host"}, session="shared")
+        leaving.call("create_program", QA, session="shared")
+        leaving.start("execute_program", ASK, session="shared")
+        assert "call_id" in leaving._read_frame(time.monotonic() + 10)
+        leaving.close()
+        with Client.connect(path, on_call=lambda frame: written(answer="Paris, says another")) as staying:
+            found = staying.call("execute_program", ASK, session="shared")
+            assert found["outputs"] == {"answer": "Paris, says another"}
+            assert staying.call("list_programs", session="shared")["programs"][0]["execution_count"] == 1
+            staying.call("shutdown")
+        assert process.wait(15) == 0
+
+
+def reachable(path: str) -> bool:
+    try:
+        Client.connect(path).close()
+    except TransportError:
+        return False
+    return True
 
 
 # -- streaming -------------------------------------------------------------------------------------
