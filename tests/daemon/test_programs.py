@@ -389,3 +389,45 @@ def test_one_session_can_be_bounded_by_itself(daemon: Client, session: str, endp
     for one in opened:
         assert daemon.finish(one)["succeeded"] == 6
     assert endpoint.peak_in_flight <= 2
+
+
+# -- types with names ------------------------------------------------------------------------------
+
+PERSON = {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}}
+
+
+def test_a_session_names_types_once_and_its_signatures_use_them(daemon: Client, session: str) -> None:
+    types = {"Person": {**PERSON, "required": ["name"]}, "People": "list[Person]", "Mood": "Literal['good', 'bad']"}
+    assert daemon.call("define_types", {"types": types}, session=session)["types"] == [*types]
+    answers = [{"people": [{"name": "Ann", "age": 7}], "mood": "good"}]
+    daemon.call("configure_lm", {"model": "scripted", "answers": answers}, session=session)
+    made = {"id": "who", "signature": "text: str, known: People -> people: People, mood: Mood"}
+    daemon.call("create_program", made, session=session)
+    daemon.call("recycle_session", session=session)
+    outputs = run(daemon, session, "who", text="t", known=[{"name": "Bob"}])
+    assert outputs == {"people": [{"name": "Ann", "age": 7}], "mood": "good"}
+    wrong = {"program_id": "who", "inputs": {"text": "t", "known": [{"age": 3}]}}
+    assert "known[0].name" in json.dumps(refusal(daemon, session, "execute_program", wrong))
+    info = daemon.call("get_program_info", {"program_id": "who"}, session=session)
+    assert "age" in json.dumps(info["fields"])
+
+
+@pytest.mark.parametrize(
+    ("types", "says"),
+    [
+        ({"person": "str"}, "person"),
+        ({"Person": "os.system"}, "there is no type"),
+        ({"Person": {"type": "fruit"}}, "args.types.Person"),
+        ({"A": "list[B]", "B": "str"}, "there is no type 'B'"),
+        ({"A": 7}, "types.A"),
+    ],
+)
+def test_types_that_are_none_are_refused_and_nothing_changes(
+    daemon: Client, session: str, types: Frame, says: str
+) -> None:
+    daemon.call("define_types", {"types": {"Kept": "int"}}, session=session)
+    error = refusal(daemon, session, "define_types", {"types": {"New": "str", **types}})
+    assert error["code"] == "invalid_args"
+    assert says in json.dumps(error)
+    assert daemon.call("define_types", {"types": {}}, session=session)["types"] == ["Kept"]
+    assert daemon.call("define_types", {"types": {"Kept": None}}, session=session)["types"] == []

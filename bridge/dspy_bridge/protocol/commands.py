@@ -287,6 +287,20 @@ class ConfiguredResult(Result):
     settings: dict[str, Any]
 
 
+TypeName = Annotated[str, Field(pattern="^[A-Z][A-Za-z0-9_]{0,63}$")]
+
+
+class DefineTypesArgs(Args):
+    types: dict[TypeName, str | dict[str, Any] | None] = Field(
+        description="By name: a type in words or as JSON Schema, null to forget it. Later ones may use earlier ones."
+    )
+
+
+class DefinedTypes(Result):
+    status: Literal["defined"]
+    types: list[str] = Field(description="Every name the session knows now.")
+
+
 class ToolSpec(BaseModel):
     """A tool in the host, called with a ``tool`` call."""
 
@@ -543,6 +557,7 @@ _ROWS: Final = (
     Command("shutdown", "daemon", NoArgs, ShutdownResult, "Drain within a bound and exit."),
     Command("configure_lm", "session", ConfigureLMArgs, ConfiguredLM, "Set the session's language model.", True),
     Command("configure", "session", SettingsArgs, ConfiguredResult, "Change the session's DSPy settings.", True),
+    Command("define_types", "session", DefineTypesArgs, DefinedTypes, "Name types for signatures to use.", True),
     Command("create_program", "session", CreateProgramArgs, CreatedProgram, "Make a program.", True),
     Command("execute_program", "session", ExecuteProgramArgs, Execution, "Run a program."),
     Command("execute_batch", "session", ExecuteBatchArgs, BatchResult, "Run a program on many inputs."),

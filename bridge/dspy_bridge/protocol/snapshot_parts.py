@@ -13,7 +13,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from dspy_bridge.protocol import compact
-from dspy_bridge.protocol.commands import CreateProgramArgs, SettingsArgs, validate
+from dspy_bridge.protocol.commands import CreateProgramArgs, DefineTypesArgs, SettingsArgs, validate
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import LMConfig
 
@@ -27,6 +27,8 @@ NAMED_LM_SECRETS_PREFIX: Final = "!lm:"
 LM_CURSOR: Final = "lm.cursor"
 """How far a scripted model's answers have been served."""
 SETTINGS: Final = "settings"
+TYPES: Final = "types"
+"""Types the session has named: each a description in words or as JSON Schema."""
 VARIABLE_PREFIX: Final = "variable:"
 """What ``set_state`` keeps; written by the daemon, never by a worker but to reset."""
 PROGRAM_PREFIX: Final = "program:"
@@ -119,6 +121,12 @@ def _are_counts(usage: dict[str, Any]) -> bool:
     )
 
 
+def _types(value: Any, where: str) -> None:
+    if not isinstance(value, dict):
+        raise BridgeError("invalid_args", f"{where}: must be an object")
+    validate(DefineTypesArgs, {"types": value}, where=where)
+
+
 def _model(shape: type[BaseModel]) -> Callable[[Any, str], None]:
     def check(value: Any, where: str) -> None:
         if not isinstance(value, dict):
@@ -128,7 +136,7 @@ def _model(shape: type[BaseModel]) -> Callable[[Any, str], None]:
     return check
 
 
-_EXACT: Final = {LM: _model(LMPart), SETTINGS: _model(SettingsArgs), LM_CURSOR: _model(_CursorPart)}
+_EXACT: Final = {LM: _model(LMPart), SETTINGS: _model(SettingsArgs), LM_CURSOR: _model(_CursorPart), TYPES: _types}
 _PREFIXED: Final = {
     PROGRAM_PREFIX: _model(ProgramPart),
     NAMED_LM_PREFIX: _model(LMPart),

@@ -16,6 +16,7 @@ from dspy_bridge.protocol.snapshot_parts import (
     PROGRAM_PREFIX,
     PROGRAM_SECRETS_PREFIX,
     PROGRAM_TALLY_PREFIX,
+    TYPES,
     add_usage,
     program_ids,
 )
@@ -25,6 +26,7 @@ from dspy_bridge.worker.model_shelf import ModelShelf
 from dspy_bridge.worker.models import Model
 from dspy_bridge.worker.programs import PROGRAM_TYPES, Program, build_program
 from dspy_bridge.worker.state import State
+from dspy_bridge.worker.types import parse_type
 
 _NEVER_RUN: Final[tuple[int, str | None, dict[str, Any]]] = (0, None, {})
 
@@ -40,6 +42,7 @@ class ProgramShelf:
         self._state = state
         self._models = models
         self._built: dict[str, Program] = {}
+        self._types: dict[str, Any] | None = None
         self._changing = threading.Lock()
 
     def __contains__(self, program_id: str) -> bool:
@@ -64,6 +67,26 @@ class ProgramShelf:
     def metric(self, spec: Any) -> Metric:
         """A metric or reward a host describes. Raises ``invalid_args``."""
         return build_metric(spec, self.host, self.program, self.allow_imports)
+
+    def define_types(self, args: commands.DefineTypesArgs) -> dict[str, Any]:
+        """The result of ``define_types``. Raises ``invalid_args``, and then nothing has changed."""
+        described = {**(self._state.get(TYPES) or {}), **args.types}
+        described = {name: description for name, description in described.items() if description is not None}
+        _build_types(described)
+        self._state.put(TYPES, described)
+        self.forget_types()
+        return {"status": "defined", "types": list(described)}
+
+    def named_types(self) -> Mapping[str, Any]:
+        """Types the session has given names, built now if need be."""
+        if self._types is None:
+            self._types = _build_types(self._state.get(TYPES) or {})
+        return self._types
+
+    def forget_types(self) -> None:
+        """What has been built of them is out of date."""
+        self._types = None
+        self.forget_built()
 
     def models(self) -> list[Model]:
         """Those that programs have of their own, as far as they are built."""
@@ -194,6 +217,13 @@ class ProgramShelf:
             programs[program_id] = {"executions": executions, "usage": usage}
             total = add_usage(total, usage)
         return {"programs": programs, "total": total}
+
+
+def _build_types(described: Mapping[str, Any]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for name, description in described.items():
+        named[name] = parse_type(description, path=f"args.types.{name}", named=named)
+    return named
 
 
 def named_program(args: Any, *, made_up: bool = False) -> str:

@@ -43,6 +43,9 @@ class Workshop(Protocol):
     def metric(self, spec: Any) -> Metric:
         """A metric or reward. Raises ``invalid_args``."""
 
+    def named_types(self) -> Mapping[str, Any]:
+        """Types the session has given names."""
+
 
 class _Options(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -269,7 +272,7 @@ def build_module(args: CreateProgramArgs, workshop: Workshop) -> tuple[BoundSign
     elif args.signature is None:
         raise bad("args.signature", "is required")
     else:
-        signature = build_signature(args.signature)
+        signature = build_signature(args.signature, named=workshop.named_types())
     try:
         module = kind.make(Making(args, workshop, signature, options))
     except (TypeError, ValueError) as exc:

@@ -50,6 +50,7 @@ class SessionRuntime:
             "ping": self._ping,
             "configure_lm": self._configure_lm,
             "configure": self._configure,
+            "define_types": self.programs.define_types,
             "create_program": self.programs.create,
             "execute_program": self._execute_program,
             "execute_batch": self._execute_batch,
@@ -86,6 +87,8 @@ class SessionRuntime:
         for name in parts:
             if name.startswith(snapshot_parts.PROGRAM_PREFIX):
                 self.programs.forget_built(name[len(snapshot_parts.PROGRAM_PREFIX) :])
+        if snapshot_parts.TYPES in parts:
+            self.programs.forget_types()
         if snapshot_parts.SETTINGS in parts:
             self.settings.restore(self.state.get(snapshot_parts.SETTINGS) or {})
             self.settings.apply(self.models.lm)
@@ -158,7 +161,7 @@ class SessionRuntime:
         cleared = len(snapshot_parts.program_ids(self.state))
         for name in list(self.state):
             self.state.put(name, None)
-        self.programs.forget_built()
+        self.programs.forget_types()
         self.settings.reset_dspy()
         self._be_as_born()
         return {"status": "reset", "cleared_programs": cleared}
