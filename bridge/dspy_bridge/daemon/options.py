@@ -40,6 +40,7 @@ class DaemonOptions(BaseModel):
     allow_import: str = Field(
         "", description="Packages sessions may import programs and metrics from, separated by commas."
     )
+    allow_data: str = Field("", description="Folders sessions may read and write data in, separated by commas.")
     allow_local_interpreter: bool = Field(
         False, description="Run code that models write in an unprotected interpreter of the session's account."
     )
@@ -107,6 +108,8 @@ class DaemonOptions(BaseModel):
         told: dict[str, Any] = {}
         if self.allow_import:
             told["allow_imports"] = [name.strip() for name in self.allow_import.split(",")]
+        if self.allow_data:
+            told["allow_data"] = [name.strip() for name in self.allow_data.split(",")]
         if self.allow_local_interpreter:
             told["allow_local_interpreter"] = True
         return told

@@ -356,9 +356,23 @@ class Execution(Result):
     execution_time_ms: float
 
 
+class DataFile(BaseModel):
+    """Rows of a file: .csv, .json (an array of objects) or .jsonl."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    file: str = Field(min_length=1, description="From the session's working directory, or a folder of --allow-data.")
+    first: int = Field(0, ge=0, description="Leave out so many rows.")
+    count: int | None = Field(None, ge=0, description="Take at most so many.")
+
+
+Rows = list[dict[str, Any]] | DataFile
+
+
 class ExecuteBatchArgs(Args):
     program_id: Name = Field(description="Which program.")
-    inputs: list[dict[str, Any]] = Field(description="One object of inputs per execution.")
+    inputs: Rows = Field(description="One object of inputs per execution, or a file of them.")
+    save_as: str | None = Field(None, description="Write the results to this file too (.csv, .json, .jsonl).")
     max_concurrency: int = Field(8, ge=1, le=256, description="How many run at once.")
     stop_on_error: bool = Field(False, description="Begin no further one once one has failed.")
     skip: list[int] = Field(default_factory=list, description="Indices to leave out, such as those done before.")
@@ -379,7 +393,8 @@ class BatchResult(Result):
 
 class EvaluateProgramArgs(Args):
     program_id: Name = Field(description="Which program.")
-    examples: list[dict[str, Any]] = Field(min_length=1, description="Inputs and what is expected, one object each.")
+    examples: Rows = Field(description="Inputs and what is expected, one object each, or a file of them.")
+    save_as: str | None = Field(None, description="Write the results to this file too (.csv, .json, .jsonl).")
     metric: Any = Field(description="exact_match, f1, contains, or an object: name, host, program or python.")
     max_concurrency: int = Field(8, ge=1, le=256, description="How many run at once.")
     failure_score: float = Field(0.0, description="What an example counts whose execution failed.")
@@ -400,8 +415,8 @@ class CompileProgramArgs(Args):
     program_id: Name = Field(description="Which program; it stays as it is.")
     compiled_id: Name | None = Field(None, description="The compiled program's id (default: its id and -compiled).")
     optimizer: str = Field(description="labeled_few_shot, bootstrap_few_shot, random_search, copro, mipro_v2, gepa ...")
-    trainset: list[dict[str, Any]] = Field(min_length=1, description="Examples to learn from.")
-    valset: list[dict[str, Any]] | None = Field(None, description="Examples to choose by (default: the trainset).")
+    trainset: Rows = Field(description="Examples to learn from, or a file of them.")
+    valset: Rows | None = Field(None, description="Examples to choose by (default: the trainset).")
     metric: Any = Field(None, description="As for evaluate_program.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the optimizer.")
     compile_options: dict[str, Any] = Field(default_factory=dict, description="Options of its compile method.")
@@ -608,9 +623,14 @@ def validate(model: type[BaseModel], args: dict[str, Any], *, where: str = "args
         raise BridgeError("invalid_args", message, details={"errors": errors[:50]}) from None
 
 
+_UNION_MEMBERS: Final = frozenset({"bool", "str", "DataFile"})
+
+
 def _describe(model: type[BaseModel], where: str, error: Any) -> dict[str, str]:
     path = where
     for part in error["loc"]:
+        if isinstance(part, str) and ("[" in part or part in _UNION_MEMBERS):
+            continue  # which of several types was tried
         path += f"[{part}]" if isinstance(part, int) else f".{str(part)[:100]}"
     reason = str(error["msg"])
     if error["type"] == "extra_forbidden":

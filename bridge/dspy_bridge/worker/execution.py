@@ -20,6 +20,7 @@ import dspy
 from dspy_bridge.protocol.commands import EvaluateProgramArgs, ExecuteBatchArgs, ExecuteProgramArgs
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import LMConfig
+from dspy_bridge.worker.data import DataFolder
 from dspy_bridge.worker.exceptions import to_bridge_error
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.metrics import Metric, Score
@@ -29,6 +30,7 @@ from dspy_bridge.worker.programs import Program
 from dspy_bridge.worker.scripted import OBSERVER
 from dspy_bridge.worker.settings import Settings
 from dspy_bridge.worker.streaming import StatusEvents, stream
+from dspy_bridge.worker.types import bad
 from dspy_bridge.worker.values import to_json
 
 Run = Callable[[int, Mapping[str, Any]], dict[str, Any]]
@@ -42,6 +44,7 @@ class Surroundings(Protocol):
     settings: Settings
     callbacks: Sequence[Any]
     """What listens to everything the session runs."""
+    data: DataFolder
     models: ModelShelf
     programs: ProgramShelf
 
@@ -140,13 +143,17 @@ class Executor:
             del result["program_id"]
             return result
 
+        rows = self._session.data.rows(args.inputs, "args.inputs")
         with self.scope(program, args.lm, args.config):
-            results = self._each(args.inputs, run, args.max_concurrency, set(args.skip), args.stop_on_error)
+            results = self._each(rows, run, args.max_concurrency, set(args.skip), args.stop_on_error)
+        if args.save_as is not None:
+            self._session.data.write(args.save_as, results, "args.save_as")
         return {"program_id": program.id, "results": results, **_count(results)}
 
     def evaluate(self, program: Program, args: EvaluateProgramArgs, metric: Metric) -> dict[str, Any]:
         """The result of ``evaluate_program``: a score for each example, and their mean in percent."""
-        examples = make_examples(program, args.examples, "args.examples")
+        rows = self._session.data.rows(args.examples, "args.examples")
+        examples = make_examples(program, rows, "args.examples")
 
         def run(index: int, _row: Mapping[str, Any]) -> dict[str, Any]:
             example = examples[index]
@@ -164,7 +171,9 @@ class Executor:
             self._session.host.tell("progress", {**done, "score": _percent(scored)})
 
         with self.scope(program, args.lm, args.config):
-            results = self._each(args.examples, run, args.max_concurrency, set(), False, progress)
+            results = self._each(rows, run, args.max_concurrency, set(), False, progress)
+        if args.save_as is not None:
+            self._session.data.write(args.save_as, results, "args.save_as")
         scores = [entry.get("score", args.failure_score) for entry in results]
         return {"program_id": program.id, "score": _percent(scores), "results": results, **_count(results)}
 
@@ -216,7 +225,9 @@ class Executor:
 
 
 def make_examples(program: Program, rows: Sequence[Mapping[str, Any]], path: str) -> list[dspy.Example]:
-    """Rows of the host as DSPy's examples: inputs checked, everything else a label."""
+    """Rows of the host as DSPy's examples: inputs checked, everything else a label. Raises ``invalid_args``."""
+    if not rows:
+        raise bad(path, "must not be empty")
     examples = []
     for index, row in enumerate(rows):
         given = {name: row[name] for name in program.signature.inputs if name in row}

@@ -13,12 +13,14 @@ import orjson
 
 from dspy_bridge.protocol import commands
 from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.worker.data import DataFolder
 from dspy_bridge.worker.exceptions import clean
 from dspy_bridge.worker.execution import Executor, make_examples
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.model_shelf import ModelShelf
 from dspy_bridge.worker.optimizers import Progress, compile_module, find_optimizer
 from dspy_bridge.worker.program_shelf import ProgramShelf
+from dspy_bridge.worker.programs import Program
 from dspy_bridge.worker.saving import dump_state, load_state, with_metadata
 from dspy_bridge.worker.scripted import OBSERVER
 from dspy_bridge.worker.types import bad
@@ -29,6 +31,7 @@ class Surroundings(Protocol):
     """What learning needs of its session."""
 
     host: Host
+    data: DataFolder
     models: ModelShelf
     programs: ProgramShelf
 
@@ -51,8 +54,8 @@ class Learning:
         compiled_id = args.compiled_id or f"{args.program_id}-compiled"
         if args.on_exists == "error" and compiled_id in self._session.programs:
             raise BridgeError("program_exists", f"there is a program {compiled_id!r} already")
-        trainset = make_examples(program, args.trainset, "args.trainset")
-        valset = None if args.valset is None else make_examples(program, args.valset, "args.valset")
+        trainset = self._examples(program, args.trainset, "args.trainset")
+        valset = None if args.valset is None else self._examples(program, args.valset, "args.valset")
         metric = None if args.metric is None else self._session.programs.metric(args.metric)
 
         def better(state: dict[str, Any], _score: float) -> None:
@@ -86,6 +89,9 @@ class Learning:
             "lm_calls": progress.lm_calls,
             "elapsed_s": round(time.monotonic() - began, 3),
         }
+
+    def _examples(self, program: Program, given: commands.Rows, where: str) -> list[dspy.Example]:
+        return make_examples(program, self._session.data.rows(given, where), where)
 
     # -- saving --------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from dspy_bridge.protocol.envelope import Call
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.secrets import split_secrets
 from dspy_bridge.worker import isolation
+from dspy_bridge.worker.data import DataFolder
 from dspy_bridge.worker.execution import Executor
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.learning import Learning
@@ -41,6 +42,7 @@ class SessionRuntime:
         self.state = State()
         self.models = ModelShelf(self.state, host)
         self.programs = ProgramShelf(self.state, self.models, host, birth)
+        self.data = DataFolder(birth.get("allow_data", ()), birth["scratch"])
         self._birth = birth
         self._request_secrets: dict[str, Any] = {}
         self._executor = Executor(self)

@@ -1,0 +1,122 @@
+"""Rows from files, results to files: CSV, JSON and JSON Lines, in folders the operator allows.
+
+A session's own working and scratch folders are always allowed. Values of a CSV file are text; a cell that
+is JSON of a number, truth value, array or object is taken as such.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from dspy_bridge.protocol.commands import DataFile
+from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.worker.types import bad
+
+Rows = list[dict[str, Any]]
+_MAX_BYTES: Final = 1 << 30
+
+
+class DataFolder:
+    """Reads and writes for one session. ``allowed``: folders beside its own."""
+
+    def __init__(self, allowed: Sequence[str], scratch: str) -> None:
+        self._allowed = allowed
+        self._scratch = scratch
+
+    def rows(self, given: Rows | DataFile, where: str) -> Rows:
+        """The rows themselves, or those of the file. Raises ``invalid_args``, ``unsupported``."""
+        if not isinstance(given, DataFile):
+            return given
+        path = self._check(given.file, where)
+        try:
+            if path.stat().st_size > _MAX_BYTES:
+                raise bad(f"{where}.file", f"{given.file} is larger than 1 GiB")
+            rows = _read(path)
+        except OSError as exc:
+            raise bad(f"{where}.file", f"{given.file}: {exc.strerror}") from None
+        except ValueError as exc:
+            raise bad(f"{where}.file", f"{given.file}: {exc}") from None
+        return rows[given.first : None if given.count is None else given.first + given.count]
+
+    def write(self, given: str, results: Sequence[Mapping[str, Any]], where: str) -> None:
+        """Write one line per result, or a JSON array of them. Raises as :meth:`rows` does."""
+        path = self._check(given, where)
+        try:
+            path.write_bytes(_WRITERS[path.suffix](results))
+        except OSError as exc:
+            raise bad(where, f"{given}: {exc.strerror}") from None
+
+    def _check(self, given: str, where: str) -> Path:
+        path = Path(given).resolve()
+        own = [os.getcwd(), self._scratch] if self._scratch else [os.getcwd()]
+        if path.suffix not in _WRITERS:
+            raise bad(where, f"{given} is none of {', '.join(_WRITERS)}")
+        if not any(path.is_relative_to(Path(folder).resolve()) for folder in (*own, *self._allowed)):
+            message = f"{given} lies outside the folders sessions may use; the operator adds some by --allow-data"
+            raise BridgeError("unsupported", message)
+        return path
+
+
+def _read(path: Path) -> Rows:
+    """Raises ``ValueError`` for what holds no rows."""
+    content = path.read_bytes()
+    if path.suffix == ".csv":
+        return [
+            {name: _cell(value) for name, value in row.items() if name is not None}
+            for row in csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
+        ]
+    if path.suffix == ".jsonl":
+        rows = [orjson.loads(line) for line in content.splitlines() if line.strip()]
+    else:
+        rows = orjson.loads(content)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("holds something else than objects")
+    return rows
+
+
+def _cell(text: str | None) -> Any:
+    if text is None or text[:1] not in '-0123456789tf[{"':
+        return text
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def _as_csv(results: Sequence[Mapping[str, Any]]) -> bytes:
+    flat = [_flatten(one) for one in results]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(name for row in flat for name in row)))
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue().encode()
+
+
+def _flatten(result: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in result.items():
+        if name == "outputs":
+            row |= {f"outputs.{field}": _text(one) for field, one in value.items()}
+        elif name == "error":
+            row["error"] = value["code"]
+        else:
+            row[name] = _text(value)
+    return row
+
+
+def _text(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float)) else orjson.dumps(value).decode()
+
+
+_WRITERS: Final[Mapping[str, Callable[[Sequence[Mapping[str, Any]]], bytes]]] = {
+    ".csv": _as_csv,
+    ".json": lambda results: orjson.dumps(list(results), option=orjson.OPT_INDENT_2),
+    ".jsonl": lambda results: b"".join(orjson.dumps(dict(one)) + b"\n" for one in results),
+}
