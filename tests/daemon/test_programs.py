@@ -12,7 +12,7 @@ import pytest
 from fixtures.openai_endpoint import Delay, Error, Fields, OpenAIEndpoint, Text
 
 from dspy_bridge.client import Client, CommandFailed
-from dspy_bridge.protocol.commands import ProgramType
+from dspy_bridge.protocol.session_commands import ProgramType
 
 Frame = dict[str, Any]
 QA = {"id": "qa", "signature": "question -> answer"}

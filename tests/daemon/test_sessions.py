@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from dspy_bridge.client import Client, CommandFailed
-from dspy_bridge.protocol.commands import COMMANDS, ProgramType
+from dspy_bridge.protocol.commands import COMMANDS
 from dspy_bridge.protocol.errors import ERRORS
+from dspy_bridge.protocol.session_commands import ProgramType
 
 
 def code_of(client: Client, *args: Any, **kwargs: Any) -> str:

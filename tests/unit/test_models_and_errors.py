@@ -9,9 +9,9 @@ from typing import Any
 import dspy
 import pytest
 
-from dspy_bridge.protocol.commands import ProgramType
 from dspy_bridge.protocol.errors import ERRORS, BridgeError
 from dspy_bridge.protocol.secrets import redacted, split_secrets
+from dspy_bridge.protocol.session_commands import ProgramType
 from dspy_bridge.worker.exceptions import to_bridge_error
 from dspy_bridge.worker.models import build_lm
 from dspy_bridge.worker.programs import PROGRAM_TYPES

@@ -18,8 +18,9 @@ from dspy_bridge.daemon.failures import to_bridge_error
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.router import OpenRequest, Router
 from dspy_bridge.daemon.sessions import Sessions
-from dspy_bridge.protocol import commands
-from dspy_bridge.protocol.commands import COMMANDS, Command, StartSessionArgs
+from dspy_bridge.protocol import arguments, commands, daemon_commands
+from dspy_bridge.protocol.commands import COMMANDS, Command
+from dspy_bridge.protocol.daemon_commands import StartSessionArgs
 from dspy_bridge.protocol.envelope import PROTOCOL_VERSION
 from dspy_bridge.protocol.errors import BridgeError
 from session_supervisor.failures import Failure, RequestCancelled
@@ -79,7 +80,7 @@ class Control:
 
     def serve(self, opened: OpenRequest, command: Command) -> None:
         """Answer ``opened``, now or later. Raises :class:`BridgeError` or a failure of the supervisor."""
-        args = commands.validate(command.args, opened.call.args)
+        args = arguments.validate(command.args, opened.call.args)
         self._handlers[command.alias_of or command.name](opened, args)
 
     # -- handlers ------------------------------------------------------------------------------
@@ -100,16 +101,16 @@ class Control:
             "pid": os.getpid(),
         }
 
-    def _hello(self, opened: OpenRequest, args: commands.HelloArgs) -> None:
+    def _hello(self, opened: OpenRequest, args: daemon_commands.HelloArgs) -> None:
         if args.protocol is not None and PROTOCOL_VERSION not in args.protocol:
             message = f"this daemon speaks protocol {PROTOCOL_VERSION}, the host {args.protocol}"
             raise BridgeError("unsupported", message, details={"protocols": [PROTOCOL_VERSION]})
         opened.success(self.ready())
 
-    def _ping(self, opened: OpenRequest, args: commands.PingArgs) -> None:
+    def _ping(self, opened: OpenRequest, args: daemon_commands.PingArgs) -> None:
         opened.success({"status": "ok", "uptime_s": round(time.monotonic() - self._started, 3)})
 
-    def _list_commands(self, opened: OpenRequest, args: commands.NoArgs) -> None:
+    def _list_commands(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         opened.success({"commands": [commands.schemas(name) for name in COMMANDS]})
 
     # -- sessions ------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ class Control:
 
         session.ensure_live(live)
 
-    def _end_session(self, opened: OpenRequest, args: commands.NoArgs) -> None:
+    def _end_session(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         session_id = opened.call.session_id
         session = self._sessions.get(session_id)
         if session is None:
@@ -140,15 +141,15 @@ class Control:
         else:
             session.end(lambda: opened.success({"session_id": session_id, "status": "ended"}))
 
-    def _list_sessions(self, opened: OpenRequest, args: commands.NoArgs) -> None:
+    def _list_sessions(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         everyone = list(self._supervisor.sessions.values())
         self._sessions.describe(everyone, lambda described: opened.success({"sessions": described}))
 
-    def _session_info(self, opened: OpenRequest, args: commands.NoArgs) -> None:
+    def _session_info(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         session = self._sessions.existing(opened.call.session_id)
         self._sessions.describe([session], lambda described: opened.success(described[0]))
 
-    def _recycle_session(self, opened: OpenRequest, args: commands.NoArgs) -> None:
+    def _recycle_session(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         session = self._sessions.existing(opened.call.session_id)
 
         def recycled(failure: Failure | None) -> None:
@@ -157,11 +158,11 @@ class Control:
 
         session.recycle(recycled)
 
-    def _export_session(self, opened: OpenRequest, args: commands.NoArgs) -> None:
+    def _export_session(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         session = self._sessions.existing(opened.call.session_id)
         session.commit({}, lambda failure: opened.conclude(failure, {"document": self._sessions.export(session)}))
 
-    def _import_session(self, opened: OpenRequest, args: commands.ImportSessionArgs) -> None:
+    def _import_session(self, opened: OpenRequest, args: daemon_commands.ImportSessionArgs) -> None:
         session_id = opened.call.session_id if opened.call.session_given else args.document.session_id
         existing = self._sessions.get(session_id)
         if existing is None or args.on_exists == "error":
@@ -172,7 +173,7 @@ class Control:
             self._sessions.check(args.document)
             existing.end(lambda: opened.attempt(lambda: self._load(opened, session_id, args.document)))
 
-    def _load(self, opened: OpenRequest, session_id: str, document: commands.SessionDocument) -> None:
+    def _load(self, opened: OpenRequest, session_id: str, document: daemon_commands.SessionDocument) -> None:
         session = self._sessions.load(session_id, document)
         result = {
             "session_id": session_id,
@@ -182,7 +183,7 @@ class Control:
         }
         session.commit({}, lambda failure: opened.conclude(failure, result))
 
-    def _branch_session(self, opened: OpenRequest, args: commands.BranchSessionArgs) -> None:
+    def _branch_session(self, opened: OpenRequest, args: daemon_commands.BranchSessionArgs) -> None:
         source = self._sessions.existing(opened.call.session_id)
         branch_id = args.branch_id if args.branch_id is not None else self._sessions.new_id()
         self._sessions.check_free(branch_id)
@@ -205,7 +206,7 @@ class Control:
 
         return serve
 
-    def _cancel(self, opened: OpenRequest, args: commands.CancelArgs) -> None:
+    def _cancel(self, opened: OpenRequest, args: daemon_commands.CancelArgs) -> None:
         assert self.router is not None
         named = self.router.open.get((opened.connection, args.request_id))
         stoppable = named is not None and named.request is not None
@@ -214,7 +215,7 @@ class Control:
         if named is not None and stoppable:
             self.router.stop(named, RequestCancelled("the request was cancelled by its host"))
 
-    def _get_stats(self, opened: OpenRequest, args: commands.NoArgs) -> None:
+    def _get_stats(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         assert self.router is not None
         supervisor = self._supervisor
         launcher = supervisor.launcher.describe()
@@ -268,7 +269,7 @@ class Control:
             }
         )
 
-    def _shut_down(self, opened: OpenRequest, args: commands.NoArgs) -> None:
+    def _shut_down(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         opened.success({"status": "shutting_down"})
         self._shutdown()
 

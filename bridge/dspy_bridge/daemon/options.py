@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dspy_bridge.protocol.codec import DEFAULT_MAX_FRAME
-from dspy_bridge.protocol.commands import StartSessionArgs
+from dspy_bridge.protocol.daemon_commands import StartSessionArgs
 from dspy_bridge.protocol.errors import BridgeError
 from session_supervisor.handle import Grace
 from session_supervisor.limits import Limits

@@ -15,7 +15,7 @@ import orjson
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.protocol import compact
 from dspy_bridge.protocol.charter import birth_certificate, charter_of, read_charter, reborn
-from dspy_bridge.protocol.commands import SessionDocument, StartSessionArgs
+from dspy_bridge.protocol.daemon_commands import SessionDocument, StartSessionArgs
 from dspy_bridge.protocol.envelope import timestamp
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.snapshot_parts import check_part, missing_secrets, program_ids

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from dspy_bridge.protocol import compact
-from dspy_bridge.protocol.commands import GetStateArgs, SetStateArgs, UpdateStateArgs
+from dspy_bridge.protocol.daemon_commands import GetStateArgs, SetStateArgs, UpdateStateArgs
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.snapshot_parts import VARIABLE_PREFIX
 from session_supervisor.snapshot import Parts, Snapshot

@@ -16,7 +16,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 
 from dspy_bridge.protocol import compact
-from dspy_bridge.protocol.commands import StartSessionArgs, validate
+from dspy_bridge.protocol.arguments import validate
+from dspy_bridge.protocol.daemon_commands import StartSessionArgs
 from dspy_bridge.protocol.secrets import split_secrets
 from session_supervisor.limits import Limits
 

@@ -13,9 +13,10 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from dspy_bridge.protocol import compact
-from dspy_bridge.protocol.commands import CreateProgramArgs, DefineTypesArgs, SettingsArgs, validate
+from dspy_bridge.protocol.arguments import SettingsArgs, validate
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import LMConfig
+from dspy_bridge.protocol.session_commands import CreateProgramArgs, DefineTypesArgs
 
 LM: Final = "lm"
 """The session's model."""

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import orjson
 
-from dspy_bridge.protocol.commands import DataFile
 from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.protocol.session_commands import DataFile
 from dspy_bridge.worker.types import bad
 
 Rows = list[dict[str, Any]]

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 import dspy
 
-from dspy_bridge.protocol.commands import EvaluateProgramArgs, ExecuteBatchArgs, ExecuteProgramArgs
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import LMConfig
+from dspy_bridge.protocol.session_commands import EvaluateProgramArgs, ExecuteBatchArgs, ExecuteProgramArgs
 from dspy_bridge.worker.data import DataFolder
 from dspy_bridge.worker.exceptions import to_bridge_error
 from dspy_bridge.worker.host import Host

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import dspy
 import orjson
 
-from dspy_bridge.protocol import commands
+from dspy_bridge.protocol import session_commands
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.worker.data import DataFolder
 from dspy_bridge.worker.exceptions import clean
@@ -46,7 +46,7 @@ class Learning:
         self._session = session
         self._executor = executor
 
-    def compile(self, args: commands.CompileProgramArgs) -> dict[str, Any]:
+    def compile(self, args: session_commands.CompileProgramArgs) -> dict[str, Any]:
         """The result of ``compile_program``."""
         began = time.monotonic()
         row = find_optimizer(args.optimizer)
@@ -90,19 +90,19 @@ class Learning:
             "elapsed_s": round(time.monotonic() - began, 3),
         }
 
-    def _examples(self, program: Program, given: commands.Rows, where: str) -> list[dspy.Example]:
+    def _examples(self, program: Program, given: session_commands.Rows, where: str) -> list[dspy.Example]:
         return make_examples(program, self._session.data.rows(given, where), where)
 
     # -- saving --------------------------------------------------------------------------------
 
-    def save(self, args: commands.SaveProgramArgs) -> dict[str, Any]:
+    def save(self, args: session_commands.SaveProgramArgs) -> dict[str, Any]:
         """The result of ``save_program``."""
         state = with_metadata(dump_state(self._session.programs.program(args.program_id).module))
         if args.path is not None:
             _on_file(args.path, lambda file: file.write_bytes(orjson.dumps(state, option=orjson.OPT_INDENT_2)))
         return {"program_id": args.program_id, "status": "saved", "state": state, "path": args.path}
 
-    def load(self, args: commands.LoadProgramArgs) -> dict[str, Any]:
+    def load(self, args: session_commands.LoadProgramArgs) -> dict[str, Any]:
         """The result of ``load_program``. Raises ``invalid_args`` for a state of another program."""
         if (args.state is None) == (args.path is None):
             raise bad("args", "give state or path, one of them")
@@ -123,7 +123,7 @@ class Learning:
 
     # -- looking -------------------------------------------------------------------------------
 
-    def preview(self, args: commands.PreviewPromptArgs) -> dict[str, Any]:
+    def preview(self, args: session_commands.PreviewPromptArgs) -> dict[str, Any]:
         """The result of ``preview_prompt``: no model is called."""
         program = self._session.programs.program(args.program_id)
         predictors = dict(program.module.named_predictors())
@@ -143,7 +143,7 @@ class Learning:
             "messages": shown,
         }
 
-    def history(self, args: commands.InspectHistoryArgs) -> dict[str, Any]:
+    def history(self, args: session_commands.InspectHistoryArgs) -> dict[str, Any]:
         """The result of ``inspect_history``."""
         entries = sys.modules["dspy.clients.base_lm"].GLOBAL_HISTORY[-args.n :]
         kept = ("model", "messages", "prompt", "outputs", "usage", "cost", "timestamp", "model_type")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import dspy
 from pydantic import BaseModel, ConfigDict, Field
 
-from dspy_bridge.protocol.commands import validate
+from dspy_bridge.protocol.arguments import validate
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.worker.compositions import import_allowed
 from dspy_bridge.worker.host import Host

@@ -10,7 +10,7 @@ from typing import Any, Final
 import dspy
 from dspy.utils.exceptions import LMError
 
-from dspy_bridge.protocol.commands import validate
+from dspy_bridge.protocol.arguments import validate
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import LMConfig
 from dspy_bridge.protocol.secrets import split_secrets

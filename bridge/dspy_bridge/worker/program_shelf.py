@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
-from dspy_bridge.protocol import commands
+from dspy_bridge.protocol import session_commands
 from dspy_bridge.protocol.envelope import timestamp
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import referred_name
@@ -68,7 +68,7 @@ class ProgramShelf:
         """A metric or reward a host describes. Raises ``invalid_args``."""
         return build_metric(spec, self.host, self.program, self.allow_imports)
 
-    def define_types(self, args: commands.DefineTypesArgs) -> dict[str, Any]:
+    def define_types(self, args: session_commands.DefineTypesArgs) -> dict[str, Any]:
         """The result of ``define_types``. Raises ``invalid_args``, and then nothing has changed."""
         described = {**(self._state.get(TYPES) or {}), **args.types}
         described = {name: description for name, description in described.items() if description is not None}
@@ -100,7 +100,7 @@ class ProgramShelf:
 
     # -- keeping -------------------------------------------------------------------------------
 
-    def create(self, args: commands.CreateProgramArgs) -> dict[str, Any]:
+    def create(self, args: session_commands.CreateProgramArgs) -> dict[str, Any]:
         """The result of ``create_program``."""
         program_id = named_program(args, made_up=True)
         exists = program_id in self

@@ -17,8 +17,9 @@ from typing import Any, Final, Protocol
 import dspy
 from pydantic import BaseModel, ConfigDict, Field
 
-from dspy_bridge.protocol.commands import CreateProgramArgs, validate
+from dspy_bridge.protocol.arguments import validate
 from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.protocol.session_commands import CreateProgramArgs
 from dspy_bridge.worker import compositions
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.metrics import Metric

@@ -10,7 +10,7 @@ import dspy
 import orjson
 
 from dspy_bridge.protocol import envelope
-from dspy_bridge.protocol.commands import CreateProgramArgs
+from dspy_bridge.protocol.session_commands import CreateProgramArgs
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.programs import build_module
 from dspy_bridge.worker.scripted import OBSERVER, ScriptedLM

@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 
-from dspy_bridge.protocol import commands, snapshot_parts
-from dspy_bridge.protocol.commands import validate
+from dspy_bridge.protocol import arguments, commands, daemon_commands, session_commands, snapshot_parts
+from dspy_bridge.protocol.arguments import validate
 from dspy_bridge.protocol.envelope import Call
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.secrets import split_secrets
@@ -78,7 +78,7 @@ class SessionRuntime:
     def _be_as_born(self) -> None:
         settings = self._birth.get("settings") or {}
         self.settings = Settings()
-        self.settings.update(validate(commands.SettingsArgs, settings, where="settings"), settings)
+        self.settings.update(validate(arguments.SettingsArgs, settings, where="settings"), settings)
         missing = self._birth["missing"].get("lm", ()) if "missing" in self._birth else None
         self.models.be_as_born(self._birth.get("lm"), missing)
         self.settings.apply(self.models.lm)
@@ -114,10 +114,10 @@ class SessionRuntime:
         args = validate(command.args, call.args)
         return self._handlers[command.name](args)
 
-    def _ping(self, args: commands.PingArgs) -> dict[str, Any]:
+    def _ping(self, args: daemon_commands.PingArgs) -> dict[str, Any]:
         return {"status": "ok", "uptime_s": round(time.monotonic() - self._started, 3)}
 
-    def _configure_lm(self, args: commands.ConfigureLMArgs) -> dict[str, Any]:
+    def _configure_lm(self, args: session_commands.ConfigureLMArgs) -> dict[str, Any]:
         self.models.configure(args.model_dump(exclude={"session_id", "name"}, exclude_unset=True), args.name)
         said = {"status": "configured", "model": args.model}
         if args.name is not None:
@@ -125,7 +125,7 @@ class SessionRuntime:
             said["name"] = args.name
         return said
 
-    def _configure(self, args: commands.SettingsArgs) -> dict[str, Any]:
+    def _configure(self, args: arguments.SettingsArgs) -> dict[str, Any]:
         self.settings.update(args, args.model_dump(exclude={"session_id"}, exclude_unset=True))
         self.settings.apply(self.models.lm)
         self.state.put(snapshot_parts.SETTINGS, self.settings.values)
@@ -133,33 +133,33 @@ class SessionRuntime:
 
     # -- programs ------------------------------------------------------------------------------
 
-    def _execute_program(self, args: commands.ExecuteProgramArgs) -> dict[str, Any]:
+    def _execute_program(self, args: session_commands.ExecuteProgramArgs) -> dict[str, Any]:
         return self._executor.execute(self.programs.program(named_program(args)), args)
 
-    def _execute_batch(self, args: commands.ExecuteBatchArgs) -> dict[str, Any]:
+    def _execute_batch(self, args: session_commands.ExecuteBatchArgs) -> dict[str, Any]:
         return self._executor.batch(self.programs.program(args.program_id), args)
 
-    def _evaluate_program(self, args: commands.EvaluateProgramArgs) -> dict[str, Any]:
+    def _evaluate_program(self, args: session_commands.EvaluateProgramArgs) -> dict[str, Any]:
         program = self.programs.program(args.program_id)
         return self._executor.evaluate(program, args, self.programs.metric(args.metric))
 
-    def _list_programs(self, args: commands.NoArgs) -> dict[str, Any]:
+    def _list_programs(self, args: arguments.NoArgs) -> dict[str, Any]:
         programs = self.programs.describe_all()
         return {"programs": programs, "total_count": len(programs)}
 
-    def _delete_program(self, args: commands.ProgramArgs) -> dict[str, Any]:
+    def _delete_program(self, args: session_commands.ProgramArgs) -> dict[str, Any]:
         program_id = named_program(args)
         if not self.programs.remove(program_id):
             raise BridgeError("program_not_found", f"session {self.id!r} has no program {program_id!r}")
         return {"program_id": program_id, "status": "deleted"}
 
-    def _clear_program(self, args: commands.ProgramArgs) -> dict[str, Any]:
+    def _clear_program(self, args: session_commands.ProgramArgs) -> dict[str, Any]:
         program_id = named_program(args)
         return {"program_id": program_id, "status": "cleared" if self.programs.remove(program_id) else "not_found"}
 
     # -- the whole -----------------------------------------------------------------------------
 
-    def _reset_state(self, args: commands.NoArgs) -> dict[str, Any]:
+    def _reset_state(self, args: arguments.NoArgs) -> dict[str, Any]:
         cleared = len(snapshot_parts.program_ids(self.state))
         for name in list(self.state):
             self.state.put(name, None)
@@ -168,11 +168,11 @@ class SessionRuntime:
         self._be_as_born()
         return {"status": "reset", "cleared_programs": cleared}
 
-    def _probe_isolation(self, args: commands.ProbeArgs) -> dict[str, Any]:
+    def _probe_isolation(self, args: session_commands.ProbeArgs) -> dict[str, Any]:
         reads = isolation.read(skip=args.skip) if args.canary is None else isolation.plant(args.canary, skip=args.skip)
         return {"reads": reads}
 
-    def _cleanup(self, args: commands.NoArgs) -> dict[str, Any]:
+    def _cleanup(self, args: arguments.NoArgs) -> dict[str, Any]:
         collected = gc.collect()
         memory = psutil.Process().memory_full_info().uss / 2**20
         return {"status": "cleaned", "collected": collected, "memory_mb": round(memory, 2)}

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import dspy
 
-from dspy_bridge.protocol.commands import SettingsArgs, validate
+from dspy_bridge.protocol.arguments import SettingsArgs, validate
 
 _ADAPTERS: Final[Mapping[str, Callable[[], dspy.Adapter]]] = {
     "chat": dspy.ChatAdapter,

@@ -8,8 +8,8 @@ from typing import Any
 import dspy
 import orjson
 
-from dspy_bridge.protocol.commands import ToolSpec
 from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.protocol.session_commands import ToolSpec
 from dspy_bridge.worker.host import Host
 
 
