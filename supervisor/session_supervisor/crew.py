@@ -14,7 +14,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ from session_supervisor.failures import (
 )
 from session_supervisor.frames import Kind
 from session_supervisor.handle import WorkerHandle
+from session_supervisor.idleness import Idleness
 from session_supervisor.leases import Leases
 from session_supervisor.oversight import Oversight
 from session_supervisor.request import Request
@@ -37,8 +37,6 @@ from session_supervisor.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from session_supervisor.session import Session
-
-logger = logging.getLogger(__name__)
 
 Done = Callable[["Failure | None"], None]
 
@@ -66,7 +64,7 @@ class Crew:
         self._arriving = 0
         self._stillbirths = 0  # in a row
         self._turn_began = 0.0
-        self._idle_watched = False
+        self._idleness = Idleness(session, surroundings.reactor, self._hibernate_idle)
         self._when_live: list[Done] = []
 
     @property
@@ -204,7 +202,7 @@ class Crew:
         if self.session.state == WAKING:
             self.session.lifecycle.to(LIVE)
             self._turn_began = time.monotonic()
-        self._watch_idleness()
+        self._idleness.watch()
         self._tell_live(None)
         self.pump()
         self.settle()
@@ -324,25 +322,15 @@ class Crew:
             self._fall_cold()
             self._surroundings.residency.give_back()
 
-    def _watch_idleness(self) -> None:
-        timeout = self.session.options.idle_timeout
-        if timeout and not self._idle_watched:
-            self._idle_watched = True
-            left = self.session.last_used + timeout - time.monotonic()
-            self._surroundings.reactor.call_later(max(left, 0.01), self._check_idleness)
-
-    def _check_idleness(self) -> None:
-        self._idle_watched = False
+    def _hibernate_idle(self) -> bool:
+        """See :class:`.idleness.Idleness`."""
         if self.session.crew is not self or not self.workers:
-            return
-        idle = time.monotonic() - self.session.last_used >= self.session.options.idle_timeout
-        if idle and self.at_rest and self._may_hibernate():
-            self._surroundings.residency.stir(self)
-            self.give_way()
-        else:
-            if idle:
-                self.session.touch()  # it is at work: count from now
-            self._watch_idleness()
+            return True
+        if not self.at_rest or not self._may_hibernate():
+            return False
+        self._surroundings.residency.stir(self)
+        self.give_way()
+        return True
 
     # -- ending --------------------------------------------------------------------------------
 

@@ -288,6 +288,8 @@ def build_module(args: CreateProgramArgs, workshop: Workshop) -> tuple[BoundSign
 def _check_options(kind: ProgramType, given: dict[str, Any]) -> Any:
     if kind.options is not None:
         return validate(kind.options, given, where="args.options")
+    if not given:  # by far the most common, and the constructor is slow to be asked
+        return given
     assert kind.constructor is not None
     parameters = inspect.signature(kind.constructor.__init__).parameters
     open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
