@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from session_supervisor.failures import WorkerStartFailed
@@ -100,8 +101,10 @@ def test_a_request_sent_to_a_worker_that_is_just_dying_is_served_by_the_next() -
     h = Harness(options=SupervisorOptions(spares=2)).start()
     session = h.open()
     for n in range(40):
-        h.ask(session, "pid")
-        os.kill(session.workers[0].pid, signal.SIGKILL)
+        process = psutil.Process(int(h.ask(session, "pid")))
+        # Asleep at its channel. One that is on its way there may read the request with the signal pending.
+        h.until(lambda process=process: process.status() == psutil.STATUS_SLEEPING)  # type: ignore[misc]
+        process.kill()
         assert h.ask(session, f"echo {n}") == str(n)
     assert session.recoveries == 40
     h.close()
