@@ -154,9 +154,10 @@ class Pool:
                 wanted.acquired(WorkerStartFailed(message))
         elif not self._wanted:
             logger.error("a spare interpreter could not be started: %s", reason)
-        for waiting in itertools.islice(self._wanted, len(self._starting), None):
+        # A list, because a launcher may fail at once and thereby change who waits.
+        for waiting in list(itertools.islice(self._wanted, len(self._starting), None)):
             self._launch(waiting)
-        self._schedule_refill(min(0.1 * 2**self._failures_in_row, _REFILL_BACKOFF_S))
+        self._schedule_refill(min(0.1 * 2 ** min(self._failures_in_row, 10), _REFILL_BACKOFF_S))
 
     def _fail_wanted(self, reason: str) -> None:
         wanted, self._wanted = self._wanted, collections.deque()

@@ -93,7 +93,7 @@ class Succession:
         else:
             self._short_lives = 0
         if self._short_lives >= _STORM:
-            pause = min(2.0 ** (self._short_lives - _STORM), _LONGEST_PAUSE_S)
+            pause = min(2.0 ** min(self._short_lives - _STORM, 10), _LONGEST_PAUSE_S)
             self._pause_until = time.monotonic() + pause
             logger.warning(
                 "session %s: %d interpreters in a row had to be replaced for their memory within %d s of their "

@@ -186,18 +186,20 @@ class Supervisor:
         *,
         options: SessionOptions | None = None,
         charter: bytes = b"",
+        restored: bool = False,
     ) -> Session:
         """Make a session (cold; it wakes with its first request or ``ensure_live``).
 
         ``certificate(scratch)`` gives the birth certificate its workers are assigned with; ``scratch``
-        is a folder of the session's own. ``charter`` is what a durable session is stored with. Raises
-        :class:`SessionLimit`, :class:`ShuttingDown`; ``KeyError`` if it exists.
+        is a folder of the session's own. ``charter`` is what a durable session is stored with. One that
+        is ``restored`` existed before, and no limit keeps it out. Raises :class:`SessionLimit`,
+        :class:`ShuttingDown`; ``KeyError`` if it exists.
         """
         if session_id in self.sessions:
             raise KeyError(session_id)
         if self._draining:
             raise ShuttingDown("the daemon is shutting down")
-        if len(self.sessions) >= self.options.max_sessions:
+        if len(self.sessions) >= self.options.max_sessions and not restored:
             raise SessionLimit(f"{len(self.sessions)} sessions exist, as many as are allowed")
         options = options or self.options.session
         session = Session(session_id, self, options, charter=charter, folder_name=str(next(self._folders)))
@@ -207,6 +209,11 @@ class Supervisor:
         if options.ttl:
             self.reactor.call_later(options.ttl, lambda: self._check_use(session))
         return session
+
+    def discard(self, session: Session) -> None:
+        """End ``session`` in the background; its name is free at once."""
+        del self.sessions[session.id]
+        session.end(lambda: None)
 
     def _check_use(self, session: Session) -> None:
         """End the session if it has not been used for its time."""
@@ -274,7 +281,8 @@ class Supervisor:
         self._check_drained()
 
     def session_ended(self, session: Session) -> None:
-        self.sessions.pop(session.id, None)
+        if self.sessions.get(session.id) is session:
+            del self.sessions[session.id]
         self._remove(session.folder)
 
     def empty_scratch(self, session: Session) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -155,6 +158,26 @@ def test_two_daemons_never_share_a_folder(start: Start, folder: Path) -> None:
     assert b"another daemon keeps its sessions in" in second.stderr
 
 
+def test_no_limit_keeps_out_what_existed_before(start: Start) -> None:
+    client = start()
+    for n in range(5):
+        client.call("set_state", {"key": "x", "value": n}, session=f"s{n}")
+    client = start("--max-sessions", "2")
+    assert [client.call("get_state", {"key": "x"}, session=f"s{n}")["value"] for n in range(5)] == [*range(5)]
+    assert failure(client, "start_session", {}, "new")["code"] == "session_limit"
+
+
+def test_a_stored_session_that_cannot_be_read_is_not_written_over(start: Start, folder: Path) -> None:
+    start().call("set_state", {"key": "x", "value": "old"}, session="a")
+    start().close()
+    with contextlib.closing(sqlite3.connect(folder / "state" / "sessions.sqlite")) as db, db:
+        db.execute("UPDATE session SET charter = ?", (b'{"from": "the future"}',))
+    error = failure(start(), "set_state", {"key": "x", "value": "new"}, "a")
+    assert (error["code"], "cannot read it" in error["message"]) == ("unsupported", True)
+    with contextlib.closing(sqlite3.connect(folder / "state" / "sessions.sqlite")) as db:
+        assert db.execute("SELECT value FROM part").fetchall() == [(b'"old"',)]
+
+
 # -- export, import, branch ------------------------------------------------------------------------
 
 
@@ -189,6 +212,23 @@ def test_import_takes_the_documents_name_and_replaces_only_if_told(daemon: Clien
     assert daemon.call("get_state", {"key": "x"}, session=session)["value"] == "new"
     daemon.call("import_session", {"document": document, "on_exists": "replace"})
     assert daemon.call("get_state", {"key": "x"}, session=session)["value"] == "old"
+
+
+def test_a_session_replaced_with_the_last_words_of_its_host_is_the_new_one(start: Start, folder: Path) -> None:
+    client = start()
+    fill(client, "a")
+    client.call("execute_program", ASK, session="a")  # its interpreter has to leave
+    document = client.call("export_session", session="a")["document"]
+    document["parts"] = {"variable:who": "imported"}
+    replace = {"document": document, "on_exists": "replace"}
+    number = client.start("import_session", replace, session="a")
+    assert client.process
+    os.close(client._write_fd)
+    client._write_fd = -1
+    assert client.reply(number)["success"]
+    client = start()
+    assert client.call("get_state", {"key": "who"}, session="a")["value"] == "imported"
+    assert client.call("list_programs", session="a")["total_count"] == 0
 
 
 @pytest.mark.parametrize(

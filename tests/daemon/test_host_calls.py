@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from dspy_bridge.client import Client, CommandFailed, TransportError
-from tests.support.host import Host
+from dspy_bridge.client import Client, CommandFailed
+from tests.support.host import Host, serving
 
 QA = {"id": "qa", "signature": "question -> answer"}
 ASK = {"program_id": "qa", "inputs": {"question": "Where is the Louvre?"}}
@@ -193,12 +191,7 @@ def test_a_json_rpc_host_is_asked_in_json_rpc() -> None:
 
 
 def test_a_host_that_leaves_ends_what_asks_it_and_the_session_serves_others(folder: Path) -> None:
-    path = str(folder / "s")
-    serve = [sys.executable, "-m", "dspy_bridge.cli", "serve", "--socket", path]
-    with subprocess.Popen(serve, stdin=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 30
-        while not Path(path).exists() or not reachable(path):
-            assert time.monotonic() < deadline
+    with serving(folder / "s") as path:
         leaving = Client.connect(path)
         leaving.call("configure_lm", {"model": "host"}, session="shared")
         leaving.call("create_program", QA, session="shared")
@@ -209,16 +202,6 @@ def test_a_host_that_leaves_ends_what_asks_it_and_the_session_serves_others(fold
             found = staying.call("execute_program", ASK, session="shared")
             assert found["outputs"] == {"answer": "Paris, says another"}
             assert staying.call("list_programs", session="shared")["programs"][0]["execution_count"] == 1
-            staying.call("shutdown")
-        assert process.wait(15) == 0
-
-
-def reachable(path: str) -> bool:
-    try:
-        Client.connect(path).close()
-    except TransportError:
-        return False
-    return True
 
 
 # -- streaming -------------------------------------------------------------------------------------

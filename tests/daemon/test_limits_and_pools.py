@@ -5,8 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from dspy_bridge.client import Client, TransportError
+from dspy_bridge.client import Client
+from tests.support.host import serving
 
 QA = {"id": "qa", "signature": "question -> answer"}
 LM = {"model": "scripted", "answers": [{"answer": "well"}]}
@@ -274,10 +273,7 @@ def test_a_full_queue_is_overloaded_at_once_and_counted(folder: Path) -> None:
 
 
 def test_a_thousand_increments_from_many_hosts_lose_none(folder: Path) -> None:
-    path = str(folder / "s")
-    serve = [sys.executable, "-m", "dspy_bridge.cli", "serve", "--socket", path]
-    with subprocess.Popen(serve, stdin=subprocess.DEVNULL) as process:
-        wait_for(lambda: reachable(path), bound=30)
+    with serving(folder / "s") as path:
         barrier = threading.Barrier(4)
 
         def count() -> None:
@@ -291,16 +287,6 @@ def test_a_thousand_increments_from_many_hosts_lose_none(folder: Path) -> None:
                 one.result(30)
         with Client.connect(path) as client:
             assert client.call("get_state", {"key": "n"}, session="shared")["value"] == 1000
-            client.call("shutdown")
-        assert process.wait(15) == 0
-
-
-def reachable(path: str) -> bool:
-    try:
-        Client.connect(path).close()
-    except TransportError:
-        return False
-    return True
 
 
 def test_a_stopped_interpreter_ends_with_its_requests_time(daemon: Client, session: str) -> None:

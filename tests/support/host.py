@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import orjson
+
+from dspy_bridge.client import Client, TransportError
 
 
 class Host:
@@ -124,3 +128,27 @@ class Host:
     def stderr(self) -> str:
         assert self.process.stderr
         return self.process.stderr.read().decode(errors="replace")
+
+
+@contextlib.contextmanager
+def serving(path: Path) -> Iterator[str]:
+    """A daemon that listens at ``path`` until the block ends, and then in order."""
+    command = [sys.executable, "-m", "dspy_bridge.cli", "serve", "--socket", str(path)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 30
+        while not _reachable(str(path)):
+            assert time.monotonic() < deadline, "the daemon did not listen in time"
+            time.sleep(0.02)
+        try:
+            yield str(path)
+        finally:
+            process.terminate()
+        assert process.wait(15) == 0
+
+
+def _reachable(path: str) -> bool:
+    try:
+        Client.connect(path).close()
+    except TransportError:
+        return False
+    return True

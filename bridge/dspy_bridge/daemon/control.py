@@ -169,9 +169,11 @@ class Control:
             self._sessions.check_free(session_id)
             self._load(opened, session_id, args.document)
         else:
-            # What is to be replaced goes only once it is sure that something can take its place.
+            # What is to be replaced goes only once it is sure that something takes its place, in this turn.
             self._sessions.check(args.document)
-            existing.end(lambda: opened.attempt(lambda: self._load(opened, session_id, args.document)))
+            self._sessions.check_open()
+            self._supervisor.discard(existing)
+            self._load(opened, session_id, args.document)
 
     def _load(self, opened: OpenRequest, session_id: str, document: daemon_commands.SessionDocument) -> None:
         session = self._sessions.load(session_id, document)

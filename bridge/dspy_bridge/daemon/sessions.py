@@ -19,6 +19,7 @@ from dspy_bridge.protocol.daemon_commands import SessionDocument, StartSessionAr
 from dspy_bridge.protocol.envelope import timestamp
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.snapshot_parts import check_part, missing_secrets, program_ids
+from session_supervisor.failures import ShuttingDown
 from session_supervisor.handle import WorkerHandle
 from session_supervisor.options import SessionOptions
 from session_supervisor.session import Session
@@ -36,6 +37,8 @@ class Sessions:
         self._supervisor = supervisor
         self._options = options
         self._known: dict[SessionOptions, SessionOptions] = {}
+        self._unreadable: set[str] = set()
+        """Sessions that are stored but could not be restored: nobody may write over them."""
 
     # -- by name -------------------------------------------------------------------------------
 
@@ -58,6 +61,11 @@ class Sessions:
             session = self.open(session_id, StartSessionArgs())
         return session
 
+    def check_open(self) -> None:
+        """Raises :class:`ShuttingDown` if no session can be opened any more."""
+        if self._supervisor.draining:
+            raise ShuttingDown("the daemon is shutting down")
+
     def check_free(self, session_id: str) -> None:
         """Raises ``session_exists``."""
         if self.get(session_id) is not None:
@@ -67,8 +75,19 @@ class Sessions:
     def new_id() -> str:
         return f"s-{secrets.token_hex(6)}"
 
-    def open(self, session_id: str, args: StartSessionArgs, missing: Mapping[str, list[str]] | None = None) -> Session:
-        """A new session. ``missing``: the literal secrets ``args`` once had."""
+    def open(
+        self,
+        session_id: str,
+        args: StartSessionArgs,
+        missing: Mapping[str, list[str]] | None = None,
+        *,
+        restored: bool = False,
+    ) -> Session:
+        """A new session. ``missing``: the literal secrets ``args`` once had. Raises ``unsupported`` for the name
+        of one that is stored and cannot be read."""
+        if session_id in self._unreadable:
+            message = f"session {session_id!r} is stored, but this daemon cannot read it; its log says why"
+            raise BridgeError("unsupported", message)
         options = self._options.for_session(args)
         told = self._options.for_workers()
         if options.leases or self._options.max_lm_calls:
@@ -81,7 +100,7 @@ class Sessions:
         charter = charter_of(args)
         if missing:
             charter = compact.dumps({**orjson.loads(charter), "missing": missing})
-        return self._supervisor.open(session_id, certificate, options=options, charter=charter)
+        return self._supervisor.open(session_id, certificate, options=options, charter=charter, restored=restored)
 
     # -- from disk -----------------------------------------------------------------------------
 
@@ -89,8 +108,9 @@ class Sessions:
         """Open a session as it was stored; what cannot be read stays on disk and is logged."""
         try:
             args, missing = read_charter(stored.charter)
-            session = self.open(stored.id, args, missing)
+            session = self.open(stored.id, args, missing, restored=True)
         except Exception:
+            self._unreadable.add(stored.id)
             logger.exception("session %r cannot be restored and stays on disk", stored.id)
             return
         session.created = stored.created

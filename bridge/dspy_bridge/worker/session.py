@@ -44,7 +44,7 @@ class SessionRuntime:
         self.programs = ProgramShelf(self.state, self.models, host, birth)
         self.data = DataFolder(birth.get("allow_data", ()), birth["scratch"])
         self._birth = birth
-        self._request_secrets: dict[str, Any] = {}
+        self._request_secrets: list[dict[str, Any]] = []
         self._executor = Executor(self)
         self._learning = Learning(self, self._executor)
         self._started = time.monotonic()
@@ -99,7 +99,7 @@ class SessionRuntime:
 
     def secrets(self) -> list[str]:
         """Every literal secret this session holds, to be kept out of errors."""
-        held = [*self._request_secrets.values()]
+        held: list[Any] = [*self._request_secrets]
         for model in (*self.models.all(), *self.programs.models()):
             held += model.secrets.values()
         return [text for text in _texts(held) if len(text) >= 4]
@@ -109,7 +109,8 @@ class SessionRuntime:
     def serve(self, call: Call) -> Any:
         """The JSON-able result of ``call``. Raises whatever its program raises, and :class:`BridgeError`."""
         self.state.changed = {}
-        self._request_secrets = split_secrets(call.args["lm"])[1] if isinstance(call.args.get("lm"), dict) else {}
+        named = (call.args, call.args.get("lm"), call.args.get("prompt_lm"))
+        self._request_secrets = [split_secrets(one)[1] for one in named if isinstance(one, dict)]
         command = commands.find(call.command)
         args = validate(command.args, call.args)
         return self._handlers[command.name](args)
