@@ -200,3 +200,15 @@ def test_help_explains_every_flag_of_serve() -> None:
     shown = cli("serve", "--help").stdout
     for name in DaemonOptions.model_fields:
         assert f"--{name.replace('_', '-')}" in shown
+
+
+def test_a_canary_that_would_be_what_everybody_has_is_no_false_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dspy_bridge.cli import verify_isolation
+
+    mask = os.umask(0)
+    os.umask(mask)
+    canary = next(f"{n:016x}" for n in range(10_000) if (n + 20_000) % 0o777 == mask)
+    monkeypatch.setattr("secrets.token_hex", lambda count: canary)
+    with Client.spawn() as client:
+        rows = verify_isolation.run(client, skip=["litellm"])
+    assert [row for row in rows if row["leaked"] or row["changed"] or not row["planted"]] == []

@@ -92,7 +92,7 @@ PROBES: Final = (
     Probe("os.environ", lambda c: os.environ.__setitem__("BRIDGE_CANARY", c), lambda: os.environ.get("BRIDGE_CANARY")),
     Probe("working directory", _chdir, os.getcwd),
     Probe("temporary folder", lambda c: setattr(tempfile, "tempdir", f"/tmp/{c}"), tempfile.gettempdir),
-    Probe("umask", lambda c: os.umask(_number(c) % 0o777), lambda: _peek_umask()),
+    Probe("umask", lambda c: _plant_umask(c), lambda: _peek_umask()),
     Probe("random stream", lambda c: random.seed(c), lambda: random.getstate()[1][:2]),
     Probe("numpy stream", _seed_numpy, _numpy_state, needs="numpy"),
     Probe("module globals", lambda c: setattr(string, "planted", c), lambda: getattr(string, "planted", None)),
@@ -117,6 +117,12 @@ PROBES: Final = (
         "litellm.callbacks", lambda c: _set_litellm("callbacks", [c]), lambda: _litellm("callbacks"), needs="litellm"
     ),
 )
+
+
+def _plant_umask(canary: str) -> None:
+    """There are few: one canary in five hundred would otherwise be the mask everybody has."""
+    mask = _number(canary) % 0o777
+    os.umask(mask if mask != _peek_umask() else mask ^ 1)
 
 
 def _peek_umask() -> int:
