@@ -5,6 +5,7 @@ From this model come the flags of ``bridge-cli serve``, their help and their val
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -43,6 +44,9 @@ class DaemonOptions(BaseModel):
     allow_data: str = Field("", description="Folders sessions may read and write data in, separated by commas.")
     allow_local_interpreter: bool = Field(
         False, description="Run code that models write in an unprotected interpreter of the session's account."
+    )
+    shared_cache: str = Field(
+        "", description='Keep answers of models in this folder, for sessions that ask for cache "shared".'
     )
     max_frame: int = Field(DEFAULT_MAX_FRAME, ge=1024, le=1 << 30, description="Longest frame taken, in bytes.")
     max_sessions: int = Field(10_000, ge=1, description="Most sessions at once.")
@@ -110,6 +114,8 @@ class DaemonOptions(BaseModel):
             told["allow_imports"] = [name.strip() for name in self.allow_import.split(",")]
         if self.allow_data:
             told["allow_data"] = [name.strip() for name in self.allow_data.split(",")]
+        if self.shared_cache:
+            told["shared_cache"] = str(Path(self.shared_cache).absolute())
         if self.allow_local_interpreter:
             told["allow_local_interpreter"] = True
         return told

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dspy_bridge.protocol.adapter_config import AdapterRef
 from dspy_bridge.protocol.errors import BridgeError
 
-AdapterName = Literal["chat", "json", "xml", "baml"]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 
 
@@ -34,7 +34,7 @@ class NoArgs(Args):
 class SettingsArgs(Args):
     """DSPy settings a session can change; absent ones stay as they are, null restores DSPy's default."""
 
-    adapter: AdapterName | None = Field(None, description="How prompts are laid out.")
+    adapter: AdapterRef | None = Field(None, description="How prompts are laid out.")
     track_usage: bool | None = Field(None, description="Report token usage with each execution (default true).")
     num_threads: int | None = Field(None, ge=1, le=256, description="Threads of DSPy's own parallel helpers.")
     max_errors: int | None = Field(None, ge=0, description="Errors after which DSPy's parallel helpers give up.")
@@ -44,7 +44,9 @@ class SettingsArgs(Args):
     provide_traceback: bool | None = Field(None, description="Have DSPy log tracebacks of failed items.")
     warn_on_type_mismatch: bool | None = Field(None, description="Have DSPy warn of inputs of another type.")
     allow_tool_async_sync_conversion: bool | None = Field(None, description="Let sync programs call async tools.")
-    cache: bool | None = Field(None, description="Keep answers of the model in the session's memory (default true).")
+    cache: bool | Literal["shared"] | None = Field(
+        None, description="Keep answers of the model in the session's memory (default true), or shared on disk too."
+    )
     seed: int | None = Field(None, description="Seed of the interpreter's random streams.")
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dspy_bridge.protocol.arguments import AdapterName, Args, Name, Result
+from dspy_bridge.protocol.adapter_config import AdapterRef
+from dspy_bridge.protocol.arguments import Args, Name, Result
 from dspy_bridge.protocol.lm_config import NAME_PATTERN, LMConfig, LMRef
 
 ProgramType = Literal[
@@ -80,7 +81,7 @@ class CreateProgramArgs(Args):
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the module; see docs/dspy.md.")
     tools: list[ToolSpec] = Field(default_factory=list, description="What an agent may call.")
     lm: LMRef | None = Field(None, description="A model of the program's own.")
-    adapter: AdapterName | None = Field(None, description="How its prompts are laid out, if not as the session's.")
+    adapter: AdapterRef | None = Field(None, description="How its prompts are laid out, if not as the session's.")
     demos: list[dict[str, Any]] = Field(default_factory=list, description="Worked examples for its prompts.")
     on_exists: Literal["error", "replace", "keep"] = Field("error", description="What to do if the id is taken.")
 

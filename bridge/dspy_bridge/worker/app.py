@@ -20,11 +20,11 @@ import orjson
 from dspy_bridge.protocol import envelope
 from dspy_bridge.protocol.envelope import Call
 from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.worker.caching import use_cache
 from dspy_bridge.worker.exceptions import to_bridge_error
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.rehearsal import rehearse
 from dspy_bridge.worker.session import SessionRuntime
-from dspy_bridge.worker.settings import use_cache
 from session_supervisor.channel import Channel
 from session_supervisor.frames import Kind, pack
 from session_supervisor.hygiene import Interrupted, InterruptGate

@@ -106,6 +106,10 @@ class ModelShelf:
         except BridgeError as error:
             return Model(dict(config), {}, problem=error)
 
+    def named(self, name: str) -> dspy.BaseLM:
+        """The model of that name itself. Raises ``lm_not_configured``."""
+        return self._by_name(name).usable()
+
     def _by_name(self, name: str) -> Model:
         """Raises ``lm_not_configured``."""
         model = self._named.get(name)

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
+import dspy
+
 from dspy_bridge.protocol import session_commands
 from dspy_bridge.protocol.envelope import timestamp
 from dspy_bridge.protocol.errors import BridgeError
@@ -63,6 +65,10 @@ class ProgramShelf:
         program = build_program(program_id, spec, part["created_at"], model, self, part.get("state"))
         self._built[program_id] = program
         return program
+
+    def named_model(self, name: str) -> dspy.BaseLM:
+        """A model the session has named. Raises ``lm_not_configured``."""
+        return self._models.named(name)
 
     def metric(self, spec: Any) -> Metric:
         """A metric or reward a host describes. Raises ``invalid_args``."""

@@ -21,11 +21,11 @@ from dspy_bridge.protocol.arguments import validate
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.session_commands import CreateProgramArgs
 from dspy_bridge.worker import compositions
+from dspy_bridge.worker.adapters import make_adapter
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.metrics import Metric
 from dspy_bridge.worker.models import Model
 from dspy_bridge.worker.saving import load_state
-from dspy_bridge.worker.settings import make_adapter
 from dspy_bridge.worker.signatures import BoundSignature, build_signature
 from dspy_bridge.worker.tools import build_tools
 from dspy_bridge.worker.types import bad
@@ -40,6 +40,9 @@ class Workshop(Protocol):
 
     def program(self, program_id: str) -> Program:
         """Another program of the session. Raises ``program_not_found``."""
+
+    def named_model(self, name: str) -> dspy.BaseLM:
+        """A model the session has named. Raises ``lm_not_configured``."""
 
     def metric(self, spec: Any) -> Metric:
         """A metric or reward. Raises ``invalid_args``."""
@@ -248,7 +251,7 @@ def build_program(
     signature, module = build_module(args, workshop)
     if state is not None:
         load_state(module, state, where="state")
-    adapter = make_adapter(args.adapter) if args.adapter is not None else None
+    adapter = make_adapter(args.adapter, workshop.named_model) if args.adapter is not None else None
     return Program(program_id, spec, args.program_type, signature, module, created_at, model, adapter)
 
 

@@ -11,11 +11,11 @@ import orjson
 
 from dspy_bridge.protocol import envelope
 from dspy_bridge.protocol.session_commands import CreateProgramArgs
+from dspy_bridge.worker.caching import use_cache
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.programs import build_module
 from dspy_bridge.worker.scripted import OBSERVER, ScriptedLM
 from dspy_bridge.worker.session import SessionRuntime
-from dspy_bridge.worker.settings import use_cache
 
 _REHEARSAL: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("configure_lm", {"model": "scripted"}),

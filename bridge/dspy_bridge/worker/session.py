@@ -37,10 +37,10 @@ class SessionRuntime:
     def __init__(self, birth: Mapping[str, Any], host: Host) -> None:
         self.id: str = birth["session_id"]
         self.host = host
-        self.settings = Settings()
         self.callbacks: Sequence[Any] = [LeasedCalls(host)] if birth.get("lease_lm_calls") else []
         self.state = State()
         self.models = ModelShelf(self.state, host)
+        self.settings = Settings(self.models.named, birth.get("shared_cache"))
         self.programs = ProgramShelf(self.state, self.models, host, birth)
         self.data = DataFolder(birth.get("allow_data", ()), birth["scratch"])
         self._birth = birth
@@ -77,7 +77,7 @@ class SessionRuntime:
 
     def _be_as_born(self) -> None:
         settings = self._birth.get("settings") or {}
-        self.settings = Settings()
+        self.settings = Settings(self.models.named, self._birth.get("shared_cache"))
         self.settings.update(validate(arguments.SettingsArgs, settings, where="settings"), settings)
         missing = self._birth["missing"].get("lm", ()) if "missing" in self._birth else None
         self.models.be_as_born(self._birth.get("lm"), missing)

@@ -9,31 +9,17 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import dspy
 
 from dspy_bridge.protocol.arguments import SettingsArgs, validate
-
-_ADAPTERS: Final[Mapping[str, Callable[[], dspy.Adapter]]] = {
-    "chat": dspy.ChatAdapter,
-    "json": dspy.JSONAdapter,
-    "xml": dspy.XMLAdapter,
-    "baml": lambda: _baml(),
-}
-
-
-def _baml() -> dspy.Adapter:
-    from dspy.adapters.baml_adapter import BAMLAdapter
-
-    return BAMLAdapter()
-
-
-def make_adapter(name: str) -> dspy.Adapter:
-    """The adapter of that name, new."""
-    return _ADAPTERS[name]()
-
+from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.worker.adapters import NamedModel, make_adapter
+from dspy_bridge.worker.caching import use_cache
+from dspy_bridge.worker.types import bad
 
 DEFAULTS: Final[Mapping[str, Any]] = {
     "adapter": "chat",
@@ -44,18 +30,27 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 _NOT_DSPYS: Final = frozenset({"adapter", "cache", "seed", "session_id"})
 """Set by other means than ``dspy.configure``'s own names."""
 
-CACHE_ENTRIES: Final = 10_000
-
 
 class Settings:
-    """``values``: what the host has set, by name; JSON-able."""
+    """``values``: what the host has set, by name; JSON-able. ``shared_cache``: the folder of
+    ``cache: "shared"``, if the operator gives one."""
 
-    def __init__(self) -> None:
+    def __init__(self, find: NamedModel, shared_cache: str | None = None) -> None:
         self.values: dict[str, Any] = {}
+        self._find = find
+        self._shared_cache = shared_cache
 
     def update(self, checked: SettingsArgs, given: Mapping[str, Any]) -> None:
-        """Take over what was given; null goes back to the default. ``checked`` proves it valid."""
-        del checked
+        """Take over what was given; null goes back to the default. ``checked`` proves it valid. Raises
+        ``unsupported``, ``invalid_args``, and then nothing has changed."""
+        if checked.adapter is not None:
+            self.adapter(checked.adapter)
+        if checked.cache == "shared" and self._shared_cache is None:
+            message = 'cache "shared" needs a daemon started with --shared-cache and a folder'
+            raise BridgeError("unsupported", message)
+        self._take(given)
+
+    def _take(self, given: Mapping[str, Any]) -> None:
         for name, value in given.items():
             if value is None:
                 self.values.pop(name, None)
@@ -64,12 +59,19 @@ class Settings:
         if given.get("seed") is not None:
             seed_everything(given["seed"])
         if "cache" in given:
-            use_cache(self.effective()["cache"])
+            cache = self.effective()["cache"]
+            shared = cache == "shared" and self._shared_cache is not None
+            use_cache(bool(cache), Path(self._shared_cache or "") if shared else None)
 
     def restore(self, values: Mapping[str, Any]) -> None:
-        """Be exactly ``values``, as another worker's :class:`Settings` was."""
+        """Be exactly ``values``, as another worker's :class:`Settings` was; perhaps under another daemon,
+        which may have no shared cache."""
         self.values = {}
-        self.update(validate(SettingsArgs, dict(values)), values)
+        self._take(values)
+
+    def adapter(self, given: Any) -> dspy.Adapter:
+        """A new adapter of the session. Raises ``invalid_args``."""
+        return make_adapter(given, self._find)
 
     def effective(self) -> dict[str, Any]:
         """Every setting by its present value."""
@@ -79,7 +81,7 @@ class Settings:
         """Tell DSPy, from the main thread: it lets no other one configure it."""
         effective = self.effective()
         passed = {name: value for name, value in effective.items() if name not in _NOT_DSPYS}
-        dspy.configure(lm=lm, adapter=make_adapter(effective["adapter"]), **passed)
+        dspy.configure(lm=lm, adapter=self.adapter(effective["adapter"]), **passed)
 
     def split_request(self, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """A request's ``config`` as DSPy settings and as options of the model. Raises ``invalid_args``."""
@@ -88,7 +90,9 @@ class Settings:
         validate(SettingsArgs, named, where="args.config")
         settings = {name: value for name, value in named.items() if name not in _NOT_DSPYS}
         if named.get("adapter") is not None:
-            settings["adapter"] = make_adapter(named["adapter"])
+            settings["adapter"] = self.adapter(named["adapter"])
+        if named.get("cache") == "shared":
+            raise bad("args.config.cache", "can be true or false; configure says whether it is shared")
         if named.get("cache") is not None:
             options["cache"] = named["cache"]
         return settings, options
@@ -100,11 +104,6 @@ class Settings:
         module.main_thread_config.update(copy.deepcopy(module.DEFAULT_CONFIG))
         sys.modules["dspy.clients.base_lm"].GLOBAL_HISTORY.clear()
         use_cache(True)
-
-
-def use_cache(enabled: bool) -> None:
-    """A new cache of this interpreter's own, in memory only: DSPy's disk cache crosses sessions."""
-    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=enabled, memory_max_entries=CACHE_ENTRIES)
 
 
 def seed_everything(seed: int) -> None:
