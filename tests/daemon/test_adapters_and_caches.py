@@ -115,6 +115,33 @@ def test_what_is_no_adapter_is_refused_and_nothing_changes(
     assert daemon.call("configure", {}, session=session)["settings"] == before
 
 
+# -- streams ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["reasons by itself", "reasons in its answer"])
+def test_reasoning_is_streamed_as_it_comes(
+    daemon: Client, session: str, endpoint: OpenAIEndpoint, native: bool
+) -> None:
+    name = "deepseek/deepseek-reasoner" if native else "openai/plain"
+    daemon.call("configure_lm", {**model(endpoint), "model": name}, session=session)
+    signature = "question -> thought: Reasoning, answer"
+    daemon.call("create_program", {"id": "qa", "signature": signature}, session=session)
+    thought = "The Louvre is a museum, and it stands in Paris."
+    values = {"answer": "In Paris."} if native else {"thought": thought, "answer": "In Paris."}
+    endpoint.script(Fields(values, thought=thought if native else ""))
+    events: list[Frame] = []
+    daemon.on_event = events.append
+    outputs = daemon.call("execute_program", {**ASK, "stream": True}, session=session)["outputs"]
+    daemon.on_event = None
+    assert outputs["thought"]["content"].strip() == thought
+    tokens = [one["data"] for one in events if one["event"] == "token"]
+    for field, whole in (("thought", thought), ("answer", "In Paris.")):
+        pieces = [one["text"] for one in tokens if one["field"] == field]
+        assert len(pieces) > 1
+        assert "".join(pieces).strip() == whole
+    assert not any("whole" in one for one in tokens)
+
+
 # -- caches ----------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from dspy_bridge.client import Client, CommandFailed
 
@@ -36,23 +38,31 @@ def write(folder: Path, name: str) -> None:
             writer.writerows(ROWS)
     elif path.suffix == ".jsonl":
         path.write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n")
+    elif path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
     else:
         path.write_text(json.dumps(ROWS))
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.json"])
+def read_table(path: Path) -> list[Frame]:
+    if path.suffix == ".parquet":
+        return parquet.read_table(path).to_pylist()
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.json", "rows.parquet"])
 def test_examples_come_from_files_and_results_go_to_them(daemon: Client, qa: str, folder: Path, name: str) -> None:
     write(folder, name)
     out = f"scores{Path(name).suffix}"
     asked = {"program_id": "qa", "examples": {"file": name}, "metric": "exact_match", "save_as": out}
     found = daemon.call("evaluate_program", asked, session=qa)
     assert found["score"] == 66.67
-    text = (folder / out).read_text()
-    if name.endswith(".csv"):
-        rows = list(csv.DictReader(text.splitlines()))
-        assert [row["score"] for row in rows] == ["1.0", "1.0", "0.0"]
+    if name.endswith((".csv", ".parquet")):
+        rows = read_table(folder / out)
+        assert [float(row["score"]) for row in rows] == [1.0, 1.0, 0.0]
         assert rows[0]["outputs.answer"] == "yes"
     else:
+        text = (folder / out).read_text()
         rows = json.loads(text) if name.endswith(".json") else [json.loads(line) for line in text.splitlines()]
         assert rows == found["results"]
     part = {"program_id": "qa", "examples": {"file": name, "first": 1, "count": 1}, "metric": "exact_match"}

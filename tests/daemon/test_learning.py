@@ -94,6 +94,56 @@ def test_optimizers_that_choose_demos(daemon: Client, over_http: str, endpoint: 
     assert daemon.call("list_programs", session=over_http)["total_count"] == 2
 
 
+def test_one_demo_each_is_searched_for(daemon: Client, over_http: str, endpoint: OpenAIEndpoint) -> None:
+    for row in TRAIN:
+        endpoint.on(row["question"], Fields({"answer": row["answer"]}))
+    args = {"program_id": "qa", "optimizer": "bootstrap_few_shot_optuna", "trainset": TRAIN, "metric": "exact_match"}
+    args["options"] = {"num_candidate_programs": 2}
+    assert daemon.call("compile_program", args, session=over_http)["score"] == 100.0
+    assert "[[ ## answer ## ]]\\na" in prompt(daemon, over_http, "qa-compiled")
+
+
+def test_optimizers_take_turns(daemon: Client, session: str) -> None:
+    daemon.call("configure_lm", {"model": "host"}, session=session)
+    daemon.call("create_program", QA, session=session)
+    daemon.on_call = model_that_improves
+    parts = {
+        "demos": {"optimizer": "bootstrap_few_shot", "options": {"max_labeled_demos": 0}},
+        "words": {"optimizer": "gepa", "options": {"max_metric_calls": 30}},
+    }
+    args: Frame = {"program_id": "qa", "optimizer": "better_together", "trainset": TRAIN, "valset": TRAIN}
+    args |= {"metric": {"host": "right"}, "options": {"optimizers": parts}}
+    args["compile_options"] = {"strategy": "demos -> words"}
+    result = daemon.call("compile_program", args, session=session)
+    assert result["score"] == 100.0
+    assert "magic word" in prompt(daemon, session, "qa-compiled")
+    parts["words"]["optimizer"] = "better_together"
+    error = refusal(daemon, session, "compile_program", {**args, "compiled_id": "x"})
+    assert error["details"]["errors"][0]["path"] == "args.options.optimizers.words.optimizer"
+    daemon.on_call = None
+
+
+def test_progress_says_how_long_it_may_take(daemon: Client, session: str) -> None:
+    daemon.call("configure_lm", {"model": "host"}, session=session)
+    daemon.call("create_program", QA, session=session)
+    events: list[Frame] = []
+    daemon.on_event, daemon.on_call = events.append, model_that_improves
+    args = {"program_id": "qa", "optimizer": "random_search", "trainset": TRAIN, "metric": {"host": "right"}}
+    daemon.call("compile_program", {**args, "options": {"num_candidate_programs": 3}}, session=session)
+    told = [one["data"] for one in events if one["event"] == "progress"]
+    assert told[-1]["metric_calls"] >= 6 * len(TRAIN)
+    assert told[-1]["estimated_rest_s"] == 0.0
+    assert any(one["estimated_rest_s"] for one in told[:-1])
+    daemon.on_event = daemon.on_call = None
+
+
+def test_fine_tuning_is_refused_with_the_way_round_it(daemon: Client, over_http: str) -> None:
+    args = {"program_id": "qa", "optimizer": "bootstrap_finetune", "trainset": TRAIN}
+    error = refusal(daemon, over_http, "compile_program", args)
+    assert error["code"] == "unsupported"
+    assert "configure_lm" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("optimizer", "options", "compile_options"),
     [

@@ -190,8 +190,22 @@ def test_programs_that_write_code_run_it_where_the_operator_allows(
     allowing.call("end_session", session=session)
 
 
+def test_a_flexible_program_runs_its_code_and_what_is_saved_of_it_is_its_code(
+    allowing: Client, session: str, endpoint: OpenAIEndpoint
+) -> None:
+    configure(allowing, session, endpoint)
+    make(allowing, session, "flex", signature="question -> answer")
+    endpoint.script(Fields({"answer": "from its predictor"}))
+    assert run(allowing, session, "flex")["answer"] == "from its predictor"
+    state = allowing.call("save_program", {"program_id": "flex"}, session=session)["state"]
+    assert "forward" in json.dumps(state)
+    allowing.call("recycle_session", session=session)
+    allowing.call("load_program", {"program_id": "flex", "state": state}, session=session)
+    allowing.call("end_session", session=session)
+
+
 def test_programs_that_write_code_say_what_they_need(daemon: Client, session: str, monkeypatch: Any) -> None:
-    for kind in ("program_of_thought", "code_act", "rlm"):
+    for kind in ("program_of_thought", "code_act", "rlm", "flex"):
         args = {"id": kind, "program_type": kind, "signature": "question -> answer"}
         error = refusal(daemon, session, "create_program", args)
         assert error["code"] == "unsupported"
@@ -367,7 +381,8 @@ def test_calls_to_models_are_bounded_over_all_sessions_and_leases_of_the_dead_co
         inputs = [{"question": f"q{n}"} for n in range(8)]
         asked = {"program_id": "qa", "inputs": inputs, "max_concurrency": 8}
         opened = [client.start("execute_batch", asked, session=name) for name in ("a", "b")]
-        dying = client.start("execute_batch", asked, session="c")
+        many = {**asked, "inputs": [{"question": f"q{n}"} for n in range(500)]}  # so that it is still at it
+        dying = client.start("execute_batch", many, session="c")
         endpoint.wait_for_requests(5)
         os.kill(client.call("session_info", session="c")["workers"][0]["pid"], signal.SIGKILL)
         assert client.reply(dying)["error"]["code"] == "worker_crashed"

@@ -12,13 +12,13 @@ import dspy
 
 from dspy_bridge.worker.metrics import BUILT_IN
 from dspy_bridge.worker.optimizers import OPTIMIZERS
-from dspy_bridge.worker.programs import PROGRAM_TYPES, options_schema
+from dspy_bridge.worker.program_types import PROGRAM_TYPES, options_schema
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "dspy.md"
 
 _CODES = "error codes: `lm_error` with `details.status`, `details.code` and `retryable` as DSPy judges it"
 _PYTHON = "a Python class to build on: from a `custom` program of an allowed package"
-_NOT_YET = "not yet"
+_TUNING = "not offered: tune at the provider, and name the tuned model with `configure_lm`"
 _VALUE = 'a field type; its values are tagged JSON, `{"$type": ...}`'
 
 ROWS: dict[str, str] = {
@@ -37,24 +37,29 @@ ROWS: dict[str, str] = {
     "Parallel": "`execute_batch`",
     "Module": '`program_type: "custom"`, from packages of `--allow-import`; `pipeline` for compositions as data',
     "BaseModule": _PYTHON,
-    "Flex": f"{_NOT_YET}: experimental in DSPy",
-    **dict.fromkeys(["KNN", "Retrieve", "Embedder", "Embeddings", "EmbeddingsWithScores", "ColBERTv2"], _NOT_YET),
+    "Flex": '`program_type: "flex"` (experimental in DSPy), likewise',
+    **dict.fromkeys(
+        ["Retrieve", "Embeddings", "EmbeddingsWithScores"], '`program_type: "retrieve"`, over texts or objects'
+    ),
+    "KNN": '`program_type: "retrieve"` over objects; `knn_few_shot` shows the nearest to a program',
+    "Embedder": "`configure_embedder`: a provider's model, one in the host, or `scripted`",
+    "ColBERTv2": "a tool or a step in the host, or a `custom` program: it is the client of a server",
     **dict.fromkeys(["Signature", "make_signature", "InputField", "OutputField"], "`signature` of `create_program`"),
     **dict.fromkeys(["SignatureMeta", "ensure_signature", "infer_prefix"], "inside `signature`: the bridge calls it"),
     **dict.fromkeys(["OldField", "OldInputField", "OldOutputField"], "deprecated in DSPy; not offered"),
     **dict.fromkeys(["Image", "Audio", "File", "History", "Code", "Reasoning", "ToolCalls"], _VALUE),
     "ToolCallResults": _VALUE,
     "Type": _PYTHON,
-    "Tool": "`tools` of `create_program`",
+    "Tool": "`tools` of `create_program`, in the host; `mcp`, of MCP servers",
     **dict.fromkeys(
         ["Example", "Prediction", "Completions"], "rows of `trainset` and `examples`; `outputs` of results"
     ),
     "LM": "`configure_lm`, `lm` of a program, `lm` of a request: every argument that is JSON",
     "BaseLM": '`model: "host"`: a model of any kind, in the host',
-    **dict.fromkeys(["Provider", "TrainingJob"], f"{_NOT_YET}: fine-tuning"),
+    **dict.fromkeys(["Provider", "TrainingJob"], _TUNING),
     **dict.fromkeys(["ChatAdapter", "JSONAdapter", "XMLAdapter"], "`adapter` of session, program or request"),
     "Adapter": f'{_PYTHON}; `adapter: "baml"` is DSPy\'s BAML adapter',
-    "TwoStepAdapter": _NOT_YET,
+    "TwoStepAdapter": '`adapter: "two_step"`, with `extraction_lm`, a named model',
     "Evaluate": "`evaluate_program`",
     "LabeledFewShot": '`optimizer: "labeled_few_shot"`',
     "BootstrapFewShot": '`optimizer: "bootstrap_few_shot"`',
@@ -64,11 +69,11 @@ ROWS: dict[str, str] = {
     "GEPA": '`optimizer: "gepa"`',
     "SIMBA": '`optimizer: "simba"`, where numpy is installed',
     "InferRules": '`optimizer: "infer_rules"`',
-    "BootstrapFewShotWithOptuna": f"{_NOT_YET}; `mipro_v2` searches with optuna",
-    "BootstrapFinetune": f"{_NOT_YET}: fine-tuning",
-    "BetterTogether": f"{_NOT_YET}: it alternates with fine-tuning",
-    "KNNFewShot": f"{_NOT_YET}: what it makes has no state DSPy can save",
-    "AvatarOptimizer": f"{_NOT_YET}: for DSPy's Avatar agent only",
+    "BootstrapFewShotWithOptuna": '`optimizer: "bootstrap_few_shot_optuna"`, where optuna is installed',
+    "BootstrapFinetune": _TUNING,
+    "BetterTogether": '`optimizer: "better_together"`, of other optimizers by name',
+    "KNNFewShot": '`optimizer: "knn_few_shot"`, or `program_type: "knn_few_shot"`',
+    "AvatarOptimizer": "not offered: it compiles only DSPy's Avatar agent, which takes Python tools",
     "bootstrap_trace_data": "inside optimizers",
     "streamify": "`stream: true` (or field names) of `execute_program`: `token` and `status` events",
     **dict.fromkeys(
@@ -77,7 +82,7 @@ ROWS: dict[str, str] = {
     **dict.fromkeys(["configure", "settings"], "`configure`, `settings` of `start_session`"),
     "context": "`config` and `lm` of a request: they hold for it alone",
     "load_settings": "`import_session`",
-    "configure_cache": "`cache` of `configure`: per session, in memory",
+    "configure_cache": "`cache` of `configure`: per session, in memory; `shared` on disk where the operator offers it",
     "track_usage": "`usage` of every result; `get_usage`",
     "inspect_history": "`inspect_history`, of the session alone",
     "load": "`load_program`: JSON states only, never pickles",
@@ -145,8 +150,8 @@ def page() -> str:
             for row in OPTIMIZERS.values()
         ),
         "",
-        "Progress comes as `progress` events (`evaluations`, `lm_calls`, `score`, `best`, `elapsed_s`). Whenever a candidate has",
-        "been evaluated on the whole validation set and is better than all before, it is kept under `compiled_id`: a",
+        "Progress comes as `progress` events: `evaluations`, `metric_calls`, `lm_calls`, `score`, `best`, `elapsed_s`, and",
+        "`estimated_rest_s` where the optimizer's settings let it be told. Whenever a candidate has been evaluated on the whole validation set and is better than all before, it is kept under `compiled_id`: a",
         "cancel, a timeout or a crash loses only what came after.",
         "",
         "## Metrics and rewards",

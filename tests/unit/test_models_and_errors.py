@@ -14,7 +14,7 @@ from dspy_bridge.protocol.secrets import redacted, split_secrets
 from dspy_bridge.protocol.session_commands import ProgramType
 from dspy_bridge.worker.exceptions import to_bridge_error
 from dspy_bridge.worker.models import build_lm
-from dspy_bridge.worker.programs import PROGRAM_TYPES
+from dspy_bridge.worker.program_types import PROGRAM_TYPES
 from dspy_bridge.worker.scripted import OBSERVER, ScriptedLM
 
 

@@ -45,6 +45,7 @@ class DaemonOptions(BaseModel):
     allow_local_interpreter: bool = Field(
         False, description="Run code that models write in an unprotected interpreter of the session's account."
     )
+    allow_mcp: bool = Field(False, description="Let sessions use MCP servers: run their commands, call their URLs.")
     shared_cache: str = Field(
         "", description='Keep answers of models in this folder, for sessions that ask for cache "shared".'
     )
@@ -116,6 +117,8 @@ class DaemonOptions(BaseModel):
             told["allow_data"] = [name.strip() for name in self.allow_data.split(",")]
         if self.shared_cache:
             told["shared_cache"] = str(Path(self.shared_cache).absolute())
+        if self.allow_mcp:
+            told["allow_mcp"] = True
         if self.allow_local_interpreter:
             told["allow_local_interpreter"] = True
         return told

@@ -87,6 +87,14 @@ _ROWS: Final = (
         True,
     ),
     Command(
+        "configure_embedder",
+        "session",
+        session.ConfigureEmbedderArgs,
+        session.ConfiguredEmbedder,
+        "Set an embedder of the session, for programs that retrieve.",
+        True,
+    ),
+    Command(
         "configure", "session", SettingsArgs, session.ConfiguredResult, "Change the session's DSPy settings.", True
     ),
     Command(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dspy_bridge.protocol.adapter_config import AdapterRef
 from dspy_bridge.protocol.arguments import Args, Name, Result
+from dspy_bridge.protocol.embedder_config import DEFAULT_NAME, EmbedderConfig
 from dspy_bridge.protocol.lm_config import NAME_PATTERN, LMConfig, LMRef
 
 ProgramType = Literal[
@@ -23,6 +24,9 @@ ProgramType = Literal[
     "program_of_thought",
     "code_act",
     "rlm",
+    "flex",
+    "retrieve",
+    "knn_few_shot",
     "custom",
 ]
 
@@ -38,6 +42,17 @@ class ConfiguredLM(Result):
     status: Literal["configured"]
     model: str
     name: str | None = Field(None, description="Where it was given one.")
+
+
+class ConfigureEmbedderArgs(EmbedderConfig):
+    name: str = Field(DEFAULT_NAME, pattern=NAME_PATTERN, description="How programs refer to it.")
+    session_id: str | None = Field(None, description="Same as at the top level of the request.")
+
+
+class ConfiguredEmbedder(Result):
+    status: Literal["configured"]
+    model: str
+    name: str
 
 
 class ConfiguredResult(Result):
@@ -71,6 +86,36 @@ class ToolSpec(BaseModel):
     timeout_ms: int = Field(120_000, ge=1, description="How long the host may take to answer.")
 
 
+class McpServer(BaseModel):
+    """An MCP server whose tools a program may use: a command the session runs, or a URL."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    command: list[str] | None = Field(None, min_length=1, description="The program and its arguments.")
+    env_from: list[str] = Field(
+        default_factory=list, description="Variables of the session's environment the command gets too."
+    )
+    cwd: str | None = Field(None, description="The command's working directory, if not the session's.")
+    url: str | None = Field(None, pattern="^https?://", description="Where it serves MCP over HTTP.")
+    headers_from: dict[str, str] = Field(
+        default_factory=dict, description="Headers by name, each from an environment variable of the session."
+    )
+    tools: list[str] | None = Field(None, description="Only these of its tools (default: all).")
+    prefix: str = Field("", pattern="^[A-Za-z0-9_]{0,32}$", description="Before each tool's name.")
+    timeout_ms: int = Field(120_000, ge=1, description="How long a tool may take to answer.")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> McpServer:
+        if (self.command is None) == (self.url is None):
+            raise ValueError("give command or url, one of them")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        return self.url if self.command is None else self.command[0]  # type: ignore[return-value]
+
+
 class CreateProgramArgs(Args):
     id: Name | None = Field(None, description="The program's id in its session.")
     program_id: Name | None = Field(None, description="Alias of id.")
@@ -80,6 +125,7 @@ class CreateProgramArgs(Args):
     program_type: ProgramType = Field("predict", description="Which DSPy module.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the module; see docs/dspy.md.")
     tools: list[ToolSpec] = Field(default_factory=list, description="What an agent may call.")
+    mcp: list[McpServer] = Field(default_factory=list, description="MCP servers whose tools it may call too.")
     lm: LMRef | None = Field(None, description="A model of the program's own.")
     adapter: AdapterRef | None = Field(None, description="How its prompts are laid out, if not as the session's.")
     demos: list[dict[str, Any]] = Field(default_factory=list, description="Worked examples for its prompts.")
@@ -115,7 +161,7 @@ class Execution(Result):
 
 
 class DataFile(BaseModel):
-    """Rows of a file: .csv, .json (an array of objects) or .jsonl."""
+    """Rows of a file: .csv, .json (an array of objects), .jsonl or .parquet."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -130,7 +176,7 @@ Rows = list[dict[str, Any]] | DataFile
 class ExecuteBatchArgs(Args):
     program_id: Name = Field(description="Which program.")
     inputs: Rows = Field(description="One object of inputs per execution, or a file of them.")
-    save_as: str | None = Field(None, description="Write the results to this file too (.csv, .json, .jsonl).")
+    save_as: str | None = Field(None, description="Write the results to this file too (.csv, .json, .jsonl, .parquet).")
     max_concurrency: int = Field(8, ge=1, le=256, description="How many run at once.")
     stop_on_error: bool = Field(False, description="Begin no further one once one has failed.")
     skip: list[int] = Field(default_factory=list, description="Indices to leave out, such as those done before.")
@@ -152,7 +198,7 @@ class BatchResult(Result):
 class EvaluateProgramArgs(Args):
     program_id: Name = Field(description="Which program.")
     examples: Rows = Field(description="Inputs and what is expected, one object each, or a file of them.")
-    save_as: str | None = Field(None, description="Write the results to this file too (.csv, .json, .jsonl).")
+    save_as: str | None = Field(None, description="Write the results to this file too (.csv, .json, .jsonl, .parquet).")
     metric: Any = Field(description="exact_match, f1, contains, or an object: name, host, program or python.")
     max_concurrency: int = Field(8, ge=1, le=256, description="How many run at once.")
     failure_score: float = Field(0.0, description="What an example counts whose execution failed.")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dspy_bridge.protocol import compact
 from dspy_bridge.protocol.arguments import SettingsArgs, validate
+from dspy_bridge.protocol.embedder_config import EmbedderConfig
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import LMConfig
 from dspy_bridge.protocol.session_commands import CreateProgramArgs, DefineTypesArgs
@@ -25,6 +26,9 @@ LM_SECRETS: Final = "!lm"
 NAMED_LM_PREFIX: Final = "lm:"
 """A model kept under a name, and its literal secrets."""
 NAMED_LM_SECRETS_PREFIX: Final = "!lm:"
+EMBEDDER_PREFIX: Final = "embedder:"
+"""An embedder by its name, and its literal secrets."""
+EMBEDDER_SECRETS_PREFIX: Final = "!embedder:"
 LM_CURSOR: Final = "lm.cursor"
 """How far a scripted model's answers have been served."""
 SETTINGS: Final = "settings"
@@ -47,6 +51,13 @@ class LMPart(_Part):
     restores it without them can say what is missing."""
 
     config: LMConfig
+    secret_fields: list[str] = Field(default_factory=list)
+
+
+class EmbedderPart(_Part):
+    """Likewise."""
+
+    config: EmbedderConfig
     secret_fields: list[str] = Field(default_factory=list)
 
 
@@ -96,7 +107,7 @@ def missing_secrets(parts: Mapping[str, bytes]) -> list[str]:
         if name == LM:
             held = orjson.loads(parts.get(LM_SECRETS, b"{}"))
             missing += [f"lm.{field}" for field in orjson.loads(value).get("secret_fields", ()) if field not in held]
-        elif name.startswith(NAMED_LM_PREFIX):
+        elif name.startswith((NAMED_LM_PREFIX, EMBEDDER_PREFIX)):
             held = orjson.loads(parts.get(f"!{name}", b"{}"))
             missing += [
                 f"{name}.{field}" for field in orjson.loads(value).get("secret_fields", ()) if field not in held
@@ -141,6 +152,7 @@ _EXACT: Final = {LM: _model(LMPart), SETTINGS: _model(SettingsArgs), LM_CURSOR: 
 _PREFIXED: Final = {
     PROGRAM_PREFIX: _model(ProgramPart),
     NAMED_LM_PREFIX: _model(LMPart),
+    EMBEDDER_PREFIX: _model(EmbedderPart),
     PROGRAM_TALLY_PREFIX: _tally,
     VARIABLE_PREFIX: lambda _value, _where: None,
 }

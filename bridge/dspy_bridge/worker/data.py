@@ -1,4 +1,4 @@
-"""Rows from files, results to files: CSV, JSON and JSON Lines, in folders the operator allows.
+"""Rows from files, results to files: CSV, JSON, JSON Lines and Parquet, in folders the operator allows.
 
 A session's own working and scratch folders are always allowed. Values of a CSV file are text; a cell that
 is JSON of a number, truth value, array or object is taken as such.
@@ -18,6 +18,7 @@ import orjson
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.session_commands import DataFile
 from dspy_bridge.worker.types import bad
+from dspy_bridge.worker.values import to_json
 
 Rows = list[dict[str, Any]]
 _MAX_BYTES: Final = 1 << 30
@@ -66,6 +67,9 @@ class DataFolder:
 
 def _read(path: Path) -> Rows:
     """Raises ``ValueError`` for what holds no rows."""
+    if path.suffix == ".parquet":
+        rows: Rows = _parquet(path).read_table(path).to_pylist()
+        return [to_json(row, "row") for row in rows]
     content = path.read_bytes()
     if path.suffix == ".csv":
         return [
@@ -79,6 +83,16 @@ def _read(path: Path) -> Rows:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("holds something else than objects")
     return rows
+
+
+def _parquet(path: Path) -> Any:
+    """Raises ``unsupported``."""
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        message = "Parquet needs pyarrow: install it where the daemon runs (the extra dspy-bridge[parquet] has it)"
+        raise BridgeError("unsupported", message, details={"file": str(path)}) from None
+    return parquet
 
 
 def _cell(text: str | None) -> Any:
@@ -115,8 +129,18 @@ def _text(value: Any) -> Any:
     return value if isinstance(value, (str, int, float)) else orjson.dumps(value).decode()
 
 
+def _as_parquet(results: Sequence[Mapping[str, Any]]) -> bytes:
+    parquet = _parquet(Path())
+    import pyarrow
+
+    out = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist([_flatten(one) for one in results]), out)
+    return out.getvalue()
+
+
 _WRITERS: Final[Mapping[str, Callable[[Sequence[Mapping[str, Any]]], bytes]]] = {
     ".csv": _as_csv,
     ".json": lambda results: orjson.dumps(list(results), option=orjson.OPT_INDENT_2),
+    ".parquet": _as_parquet,
     ".jsonl": lambda results: b"".join(orjson.dumps(dict(one)) + b"\n" for one in results),
 }

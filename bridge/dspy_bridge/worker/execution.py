@@ -21,6 +21,7 @@ from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import LMConfig
 from dspy_bridge.protocol.session_commands import EvaluateProgramArgs, ExecuteBatchArgs, ExecuteProgramArgs
 from dspy_bridge.worker.data import DataFolder
+from dspy_bridge.worker.examples import make_examples
 from dspy_bridge.worker.exceptions import to_bridge_error
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.metrics import Metric, Score
@@ -30,7 +31,6 @@ from dspy_bridge.worker.programs import Program
 from dspy_bridge.worker.scripted import OBSERVER
 from dspy_bridge.worker.settings import Settings
 from dspy_bridge.worker.streaming import StatusEvents, stream
-from dspy_bridge.worker.types import bad
 from dspy_bridge.worker.values import to_json
 
 Run = Callable[[int, Mapping[str, Any]], dict[str, Any]]
@@ -105,20 +105,12 @@ class Executor:
         lm_config: LMConfig | None = None,
         config: Mapping[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
-    ) -> Iterator[dspy.BaseLM]:
+    ) -> Iterator[dspy.BaseLM | None]:
         """Request over program over session; what was before is back afterwards."""
         session = self._session
         settings, options = session.settings.split_request(config or {})
-        if lm_config is not None:
-            lm = session.models.find(lm_config.model_dump(exclude_unset=True)).usable()
-        elif program is not None and program.model is not None:
-            lm = program.model.usable()
-        elif session.models.default is not None:
-            lm = session.models.default.usable()
-        else:
-            message = f"session {session.id!r} has no language model; send configure_lm first"
-            raise BridgeError("lm_not_configured", message)
-        if options:
+        lm = self._model(program, lm_config)
+        if options and lm is not None:
             try:
                 lm = lm.copy(**options)
             except (TypeError, ValueError) as exc:
@@ -130,6 +122,18 @@ class Executor:
         # Each request has a trace of its own (optimizers and Refine read it), gone with the request.
         with dspy.context(lm=lm, trace=[], **settings):
             yield lm
+
+    def _model(self, program: Program | None, lm_config: LMConfig | None) -> dspy.BaseLM | None:
+        """None only for a program that calls no model. Raises ``lm_not_configured``."""
+        if lm_config is not None:
+            return self._session.models.find(lm_config.model_dump(exclude_unset=True)).usable()
+        model = program.model if program is not None and program.model is not None else self._session.models.default
+        if model is not None:
+            return model.usable()
+        if program is not None and not program.module.predictors():
+            return None
+        message = f"session {self._session.id!r} has no language model; send configure_lm first"
+        raise BridgeError("lm_not_configured", message)
 
     # -- many ----------------------------------------------------------------------------------
 
@@ -153,7 +157,7 @@ class Executor:
     def evaluate(self, program: Program, args: EvaluateProgramArgs, metric: Metric) -> dict[str, Any]:
         """The result of ``evaluate_program``: a score for each example, and their mean in percent."""
         rows = self._session.data.rows(args.examples, "args.examples")
-        examples = make_examples(program, rows, "args.examples")
+        examples = make_examples(program.signature, rows, "args.examples")
 
         def run(index: int, _row: Mapping[str, Any]) -> dict[str, Any]:
             example = examples[index]
@@ -222,24 +226,6 @@ class Executor:
             # An interrupt must not wait for what runs: the interpreter goes, and the threads with it.
             pool.shutdown(wait=False, cancel_futures=True)
         return results
-
-
-def make_examples(program: Program, rows: Sequence[Mapping[str, Any]], path: str) -> list[dspy.Example]:
-    """Rows of the host as DSPy's examples: inputs checked, everything else a label. Raises ``invalid_args``."""
-    if not rows:
-        raise bad(path, "must not be empty")
-    examples = []
-    for index, row in enumerate(rows):
-        given = {name: row[name] for name in program.signature.inputs if name in row}
-        inputs = program.signature.decode_inputs(given, path=f"{path}[{index}]")
-        outputs = program.signature.outputs
-        labels = {
-            outputs[name].python_name if name in outputs else name: value
-            for name, value in row.items()
-            if name not in given
-        }
-        examples.append(dspy.Example(**inputs, **labels).with_inputs(*inputs))
-    return examples
 
 
 def _percent(scores: Sequence[float]) -> float:

@@ -14,11 +14,12 @@ import orjson
 from dspy_bridge.protocol import session_commands
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.worker.data import DataFolder
+from dspy_bridge.worker.examples import make_examples
 from dspy_bridge.worker.exceptions import clean
-from dspy_bridge.worker.execution import Executor, make_examples
+from dspy_bridge.worker.execution import Executor
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.model_shelf import ModelShelf
-from dspy_bridge.worker.optimizers import Progress, compile_module, find_optimizer
+from dspy_bridge.worker.optimizers import Optimizer, Progress, Task, compile_module, find_optimizer
 from dspy_bridge.worker.program_shelf import ProgramShelf
 from dspy_bridge.worker.programs import Program
 from dspy_bridge.worker.saving import dump_state, load_state, with_metadata
@@ -54,6 +55,8 @@ class Learning:
         compiled_id = args.compiled_id or f"{args.program_id}-compiled"
         if args.on_exists == "error" and compiled_id in self._session.programs:
             raise BridgeError("program_exists", f"there is a program {compiled_id!r} already")
+        if row.makes is not None:
+            return self._make(row, row.makes, compiled_id, args)
         trainset = self._examples(program, args.trainset, "args.trainset")
         valset = None if args.valset is None else self._examples(program, args.valset, "args.valset")
         metric = None if args.metric is None else self._session.programs.metric(args.metric)
@@ -64,20 +67,13 @@ class Learning:
 
         progress = Progress(self._session.host, len(valset if valset is not None else trainset), better)
         with self._executor.scope(program, args.lm, args.config, [progress]) as lm:
+            if lm is None:
+                raise bad("args.program_id", f"program {program.id!r} calls no model: there is nothing to compile")
             prompt_lm = lm
             if args.prompt_lm is not None:
                 prompt_lm = self._session.models.find(args.prompt_lm.model_dump(exclude_unset=True)).usable()
-            compiled = compile_module(
-                row,
-                program.module,
-                trainset=trainset,
-                valset=valset,
-                metric=metric,
-                signature=program.signature,
-                prompt_lm=prompt_lm,
-                options=args.options,
-                compile_options=args.compile_options,
-            )
+            task = Task(program.module, program.signature, trainset, valset, metric, lm, prompt_lm, progress)
+            compiled = compile_module(row, task, args.options, args.compile_options)
         self._session.programs.put_state(compiled_id, program, dump_state(compiled))
         return {
             "program_id": compiled_id,
@@ -90,8 +86,33 @@ class Learning:
             "elapsed_s": round(time.monotonic() - began, 3),
         }
 
+    def _make(
+        self, row: Optimizer, kind: str, compiled_id: str, args: session_commands.CompileProgramArgs
+    ) -> dict[str, Any]:
+        """A program that learns whenever it runs: there is nothing to compile but its index."""
+        began = time.monotonic()
+        for name in ("valset", "prompt_lm", "lm"):
+            if getattr(args, name) is not None:
+                raise bad(f"args.{name}", f"the optimizer {row.name!r} does not use it")
+        options = {**args.compile_options, **args.options, "program": args.program_id}
+        options["examples"] = self._session.data.rows(args.trainset, "args.trainset")
+        if args.metric is not None:
+            options["metric"] = args.metric
+        spec = {"id": compiled_id, "program_type": kind, "options": options, "on_exists": args.on_exists}
+        self._session.programs.create(session_commands.CreateProgramArgs.model_validate(spec))
+        return {
+            "program_id": compiled_id,
+            "status": "compiled",
+            "compiled_from": args.program_id,
+            "optimizer": row.name,
+            "score": None,
+            "evaluations": 0,
+            "lm_calls": 0,
+            "elapsed_s": round(time.monotonic() - began, 3),
+        }
+
     def _examples(self, program: Program, given: session_commands.Rows, where: str) -> list[dspy.Example]:
-        return make_examples(program, self._session.data.rows(given, where), where)
+        return make_examples(program.signature, self._session.data.rows(given, where), where)
 
     # -- saving --------------------------------------------------------------------------------
 
@@ -127,6 +148,8 @@ class Learning:
         """The result of ``preview_prompt``: no model is called."""
         program = self._session.programs.program(args.program_id)
         predictors = dict(program.module.named_predictors())
+        if not predictors:
+            raise bad("args.program_id", f"program {program.id!r} calls no model by itself")
         name = args.predictor if args.predictor is not None else next(iter(predictors))
         predictor = predictors.get(name)
         if predictor is None:

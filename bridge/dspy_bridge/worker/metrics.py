@@ -143,6 +143,22 @@ def _python_metric(function: Callable[..., Any]) -> Metric:
     return metric
 
 
+def as_dspy(metric: Metric, signature: BoundSignature, *, feedback: bool = False) -> Callable[..., Any]:
+    """The metric as DSPy's optimizers call it, with two to five arguments."""
+
+    def judged(
+        example: dspy.Example, pred: dspy.Prediction, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
+    ) -> Any:
+        """As the session's host judges."""
+        del trace, pred_name, pred_trace  # the host judges the outcome
+        found = metric(example, pred, signature)
+        if feedback:
+            return dspy.Prediction(score=found.score, feedback=found.feedback or f"This scored {found.score:g}.")
+        return found.score
+
+    return judged
+
+
 def read_score(value: Any, who: str) -> Score:
     """A number, a truth value, or ``{"score", "feedback"}``. Raises ``execution_error``."""
     feedback = None

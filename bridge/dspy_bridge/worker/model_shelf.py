@@ -19,7 +19,7 @@ from dspy_bridge.protocol.snapshot_parts import (
     PROGRAM_SECRETS_PREFIX,
 )
 from dspy_bridge.worker.host import Host
-from dspy_bridge.worker.models import Model
+from dspy_bridge.worker.models import Model, build_lm
 from dspy_bridge.worker.scripted import ScriptedLM
 from dspy_bridge.worker.state import State
 from dspy_bridge.worker.types import bad
@@ -37,7 +37,10 @@ class ModelShelf:
     @property
     def lm(self) -> dspy.BaseLM | None:
         """The session's own model as DSPy knows it."""
-        return self.default.lm if self.default is not None else None
+        return self.default.made if self.default is not None else None
+
+    def _build(self, config: Mapping[str, Any]) -> dspy.BaseLM:
+        return build_lm(config, self._host)
 
     def be_as_born(self, config: Mapping[str, Any] | None, missing: Iterable[str] | None) -> None:
         """As ``start_session`` said. ``missing``: literal secrets lost since (None: it has just been said)."""
@@ -45,20 +48,20 @@ class ModelShelf:
         if config is None:
             self.default = None
         elif missing is None:
-            self.default = Model.configure(config, self._host)
+            self.default = Model.configure(config, self._build)
         else:
-            self.default = Model.restore(*split_secrets(config), missing, self._host)
+            self.default = Model.restore(*split_secrets(config), missing, self._build)
 
     def configure(self, config: Mapping[str, Any], name: str | None) -> None:
         """Set the session's own model, or one with a name. Raises as :func:`.models.build_lm` does."""
-        model = Model.configure(config, self._host)
+        model = Model.configure(config, self._build)
         if name is not None:
             self._named[name] = model
             self._state.put(NAMED_LM_PREFIX + name, model.part)
             self._state.put(NAMED_LM_SECRETS_PREFIX + name, model.secrets or None)
             return
         self.default = model
-        dspy.configure(lm=model.lm)
+        dspy.configure(lm=model.made)
         self._state.put(LM, model.part)
         self._state.put(LM_SECRETS, model.secrets or None)
         self._state.put(LM_CURSOR, None)
@@ -70,7 +73,7 @@ class ModelShelf:
             part = self._state.get(LM)
             if part is not None:
                 secrets = self._state.get(LM_SECRETS) or {}
-                self.default = Model.restore(part["config"], secrets, part["secret_fields"], self._host)
+                self.default = Model.restore(part["config"], secrets, part["secret_fields"], self._build)
                 dspy.configure(lm=self.lm)
         if LM_CURSOR in names:
             cursor = self._state.get(LM_CURSOR)
@@ -90,7 +93,7 @@ class ModelShelf:
         """The model a program or a request asks for, by its configuration or by its name in the session."""
         name = referred_name(config)
         if name is None:
-            return Model.configure(config, self._host)
+            return Model.configure(config, self._build)
         if len(config) > 1:
             raise bad("args.lm", "a named model takes no further arguments; config of a request changes its options")
         return self._by_name(name)
@@ -100,7 +103,7 @@ class ModelShelf:
         name = referred_name(config)
         if name is None:
             secrets = self._state.get(PROGRAM_SECRETS_PREFIX + program_id) or {}
-            return Model.restore(config, secrets, secret_fields, self._host)
+            return Model.restore(config, secrets, secret_fields, self._build)
         try:
             return self._by_name(name)
         except BridgeError as error:
@@ -120,7 +123,7 @@ class ModelShelf:
                 message = f"the session has no model named {name!r}; it has {', '.join(known) or 'none'}"
                 raise BridgeError("lm_not_configured", message)
             secrets = self._state.get(NAMED_LM_SECRETS_PREFIX + name) or {}
-            model = self._named[name] = Model.restore(part["config"], secrets, part["secret_fields"], self._host)
+            model = self._named[name] = Model.restore(part["config"], secrets, part["secret_fields"], self._build)
         return model
 
     def all(self) -> list[Model]:

@@ -10,10 +10,12 @@ from typing import Any, Final
 import dspy
 
 from dspy_bridge.protocol import session_commands
+from dspy_bridge.protocol.arguments import validate
 from dspy_bridge.protocol.envelope import timestamp
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import referred_name
 from dspy_bridge.protocol.secrets import redacted
+from dspy_bridge.protocol.session_commands import DataFile
 from dspy_bridge.protocol.snapshot_parts import (
     PROGRAM_PREFIX,
     PROGRAM_SECRETS_PREFIX,
@@ -22,11 +24,15 @@ from dspy_bridge.protocol.snapshot_parts import (
     add_usage,
     program_ids,
 )
+from dspy_bridge.worker.data import DataFolder
+from dspy_bridge.worker.embedders import EmbedderShelf
 from dspy_bridge.worker.host import Host
+from dspy_bridge.worker.mcp_tools import McpServers
 from dspy_bridge.worker.metrics import Metric, build_metric
 from dspy_bridge.worker.model_shelf import ModelShelf
 from dspy_bridge.worker.models import Model
-from dspy_bridge.worker.programs import PROGRAM_TYPES, Program, build_program
+from dspy_bridge.worker.program_types import PROGRAM_TYPES
+from dspy_bridge.worker.programs import Program, build_program
 from dspy_bridge.worker.state import State
 from dspy_bridge.worker.types import parse_type
 
@@ -34,15 +40,26 @@ _NEVER_RUN: Final[tuple[int, str | None, dict[str, Any]]] = (0, None, {})
 
 
 class ProgramShelf:
-    """See the module. It is the workshop programs are made in (:class:`.programs.Workshop`)."""
+    """See the module. It is the workshop programs are made in (:class:`.program_types.Workshop`)."""
 
-    def __init__(self, state: State, models: ModelShelf, host: Host, birth: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        state: State,
+        models: ModelShelf,
+        embedders: EmbedderShelf,
+        data: DataFolder,
+        host: Host,
+        birth: Mapping[str, Any],
+    ) -> None:
         self.host = host
+        self.mcp = McpServers(birth.get("allow_mcp", False))
         self.allow_imports: list[str] = birth.get("allow_imports", [])
         self.allow_local_interpreter: bool = birth.get("allow_local_interpreter", False)
         self._session_id = birth["session_id"]
         self._state = state
         self._models = models
+        self._embedders = embedders
+        self._data = data
         self._built: dict[str, Program] = {}
         self._types: dict[str, Any] | None = None
         self._changing = threading.Lock()
@@ -69,6 +86,10 @@ class ProgramShelf:
     def named_model(self, name: str) -> dspy.BaseLM:
         """A model the session has named. Raises ``lm_not_configured``."""
         return self._models.named(name)
+
+    def embedder(self, name: str) -> dspy.Embedder:
+        """One of the session's. Raises ``lm_not_configured``."""
+        return self._embedders.find(name)
 
     def metric(self, spec: Any) -> Metric:
         """A metric or reward a host describes. Raises ``invalid_args``."""
@@ -118,12 +139,13 @@ class ProgramShelf:
             status = "kept"
         else:
             spec = args.model_dump(exclude={"session_id", "id", "program_id", "on_exists"}, exclude_unset=True)
+            self._read_rows(spec)
             model = None if args.lm is None else self._models.find(spec["lm"])
             secrets = self._own_secrets(spec, model)
             if model is not None and referred_name(spec["lm"]) is None:
                 spec["lm"] = model.config
             program = build_program(program_id, spec, timestamp(), model, self)
-            self._keep(program_id, program, secrets, None)
+            self._keep(program_id, program, secrets, program.state_at_birth())
             self._state.put(PROGRAM_TALLY_PREFIX + program_id, None)
             self._built[program_id] = program
             status = "replaced" if exists else "created"
@@ -133,6 +155,15 @@ class ProgramShelf:
             "program_type": program.program_type,
             "signature": program.signature.text,
         }
+
+    def _read_rows(self, spec: dict[str, Any]) -> None:
+        """Put the rows of a file in its place: the program outlives the file."""
+        name = PROGRAM_TYPES[spec.get("program_type", "predict")].rows
+        given = spec.get("options", {}).get(name)
+        if isinstance(given, dict):
+            where = f"args.options.{name}"
+            file = validate(DataFile, given, where=where)
+            spec["options"] = {**spec["options"], name: self._data.rows(file, where)}
 
     def put_state(self, program_id: str, like: Program, state: dict[str, Any]) -> None:
         """Keep a program: as ``like``, with ``state``. Called from any thread."""

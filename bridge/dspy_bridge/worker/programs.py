@@ -1,215 +1,22 @@
-"""The kinds of programs a host can make, one row each, and one program as a session holds it.
-
-A row says how its DSPy module is made, which of the module's own options a host may set (checked
-against the constructor, so that a wrong name is an error and not silently a model option), and what it
-needs. Rows that are made of other programs name them by id.
-"""
+"""One program as a session holds it, and how it is made from what its host has asked for."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import shutil
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any
 
 import dspy
-from pydantic import BaseModel, ConfigDict, Field
 
 from dspy_bridge.protocol.arguments import validate
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.session_commands import CreateProgramArgs
-from dspy_bridge.worker import compositions
 from dspy_bridge.worker.adapters import make_adapter
-from dspy_bridge.worker.host import Host
-from dspy_bridge.worker.metrics import Metric
 from dspy_bridge.worker.models import Model
-from dspy_bridge.worker.saving import load_state
+from dspy_bridge.worker.program_types import PROGRAM_TYPES, Making, Workshop, check_options
+from dspy_bridge.worker.saving import dump_state, load_state
 from dspy_bridge.worker.signatures import BoundSignature, build_signature
-from dspy_bridge.worker.tools import build_tools
 from dspy_bridge.worker.types import bad
-
-
-class Workshop(Protocol):
-    """What making a program may need of its session."""
-
-    host: Host
-    allow_imports: list[str]
-    allow_local_interpreter: bool
-
-    def program(self, program_id: str) -> Program:
-        """Another program of the session. Raises ``program_not_found``."""
-
-    def named_model(self, name: str) -> dspy.BaseLM:
-        """A model the session has named. Raises ``lm_not_configured``."""
-
-    def metric(self, spec: Any) -> Metric:
-        """A metric or reward. Raises ``invalid_args``."""
-
-    def named_types(self) -> Mapping[str, Any]:
-        """Types the session has given names."""
-
-
-class _Options(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-
-class _SearchOptions(_Options):
-    """``best_of_n`` and ``refine``."""
-
-    program: str
-    N: int = Field(ge=1, le=100)
-    reward: Any
-    threshold: float = 1.0
-    fail_count: int | None = None
-
-
-class _EnsembleOptions(_Options):
-    programs: list[str] = Field(min_length=1)
-    vote: str | None = Field(None, description="Output field whose most frequent value decides.")
-
-
-class _PipelineOptions(_Options):
-    steps: list[compositions.Step] = Field(min_length=1)
-
-
-class _CustomOptions(_Options):
-    module: str = Field(pattern=r"^[\w.]+:\w+$")
-    args: dict[str, Any] = Field(default_factory=dict)
-
-
-class _ComparisonOptions(_Options):
-    M: int = Field(3, ge=2, le=50)
-    temperature: float = 0.7
-
-
-@dataclass(frozen=True, slots=True)
-class Making:
-    """One program being made."""
-
-    args: CreateProgramArgs
-    workshop: Workshop
-    signature: BoundSignature | None
-    options: Any
-
-    @property
-    def dspy_signature(self) -> type[dspy.Signature]:
-        assert self.signature is not None
-        return self.signature.signature
-
-    def tools(self) -> list[dspy.Tool]:
-        return build_tools(self.args.tools, self.workshop.host)
-
-
-@dataclass(frozen=True, slots=True)
-class ProgramType:
-    """``make(making)`` makes the module. Options are those of ``constructor`` but for ``reserved``, or
-    those of the model ``options``. ``inherits``: the option that names the program whose signature it has."""
-
-    name: str
-    make: Callable[[Making], dspy.Module]
-    constructor: type[dspy.Module] | None = None
-    options: type[_Options] | None = None
-    reserved: frozenset[str] = frozenset()
-    takes_tools: bool = False
-    inherits: str | None = None
-    interpreter: bool = False
-    of_others: bool = False
-    """It is made of other programs of the session."""
-
-
-_RESERVED: Final = frozenset({"self", "signature", "callbacks", "lm", "demos", "tools", "config"})
-
-
-def _plain(name: str, kind: type[dspy.Module], *reserved: str) -> ProgramType:
-    def make(making: Making) -> dspy.Module:
-        return kind(making.dspy_signature, **making.options)
-
-    return ProgramType(name, make, kind, reserved=frozenset(reserved))
-
-
-def _agent(name: str, kind: type[dspy.Module]) -> ProgramType:
-    def make(making: Making) -> dspy.Module:
-        return kind(making.dspy_signature, tools=making.tools(), **making.options)
-
-    return ProgramType(name, make, kind, takes_tools=True)
-
-
-def _coder(name: str, kind: type[dspy.Module], *, takes_tools: bool = False) -> ProgramType:
-    def make(making: Making) -> dspy.Module:
-        given = dict(making.options)
-        if takes_tools:
-            given["tools"] = making.tools()
-        if making.workshop.allow_local_interpreter:
-            from dspy.primitives.local_interpreter import LocalInterpreter
-
-            given["interpreter_factory"] = LocalInterpreter
-        return kind(making.dspy_signature, **given)
-
-    reserved = frozenset({"interpreter_factory", "sub_lm"})
-    return ProgramType(name, make, kind, reserved=reserved, takes_tools=takes_tools, interpreter=True)
-
-
-def _search(name: str, kind: type[dspy.Module]) -> ProgramType:
-    def make(making: Making) -> dspy.Module:
-        options: _SearchOptions = making.options
-        inner = making.workshop.program(options.program)
-        reward = compositions.make_reward(making.workshop.metric(options.reward), inner.signature)
-        module = inner.module.deepcopy()
-        if inner.model is not None:
-            module.set_lm(inner.model.usable())
-        return kind(
-            module=module,
-            N=options.N,
-            reward_fn=reward,
-            threshold=options.threshold,
-            fail_count=options.fail_count,
-        )
-
-    return ProgramType(name, make, options=_SearchOptions, inherits="program", of_others=True)
-
-
-def _make_comparison(making: Making) -> dspy.Module:
-    return compositions.Comparison(making.dspy_signature, making.options.M, making.options.temperature)
-
-
-def _make_ensemble(making: Making) -> dspy.Module:
-    members = [making.workshop.program(name) for name in making.options.programs]
-    return compositions.Ensemble(members, making.options.vote)
-
-
-def _make_pipeline(making: Making) -> dspy.Module:
-    assert making.signature is not None
-    return compositions.Pipeline(making.options.steps, making.workshop.program, making.signature)
-
-
-def _make_custom(making: Making) -> dspy.Module:
-    made = compositions.import_allowed(making.options.module, making.workshop.allow_imports)
-    module = made(**making.options.args)
-    if not isinstance(module, dspy.Module):
-        raise bad("args.options.module", "is no dspy.Module")
-    return module
-
-
-PROGRAM_TYPES: Final[Mapping[str, ProgramType]] = {
-    row.name: row
-    for row in (
-        _plain("predict", dspy.Predict),
-        _plain("chain_of_thought", dspy.ChainOfThought, "rationale_field", "rationale_field_type"),
-        _agent("react", dspy.ReAct),
-        _agent("react_v2", dspy.ReActV2),
-        ProgramType("multi_chain_comparison", _make_comparison, options=_ComparisonOptions),
-        _search("best_of_n", dspy.BestOfN),
-        _search("refine", dspy.Refine),
-        ProgramType("ensemble", _make_ensemble, options=_EnsembleOptions, inherits="programs", of_others=True),
-        ProgramType("pipeline", _make_pipeline, options=_PipelineOptions, of_others=True),
-        _coder("program_of_thought", dspy.ProgramOfThought),
-        _coder("code_act", dspy.CodeAct),
-        _coder("rlm", dspy.RLM, takes_tools=True),
-        ProgramType("custom", _make_custom, options=_CustomOptions),
-    )
-}
 
 
 @dataclass(slots=True)
@@ -225,6 +32,20 @@ class Program:
     model: Model | None = None
     """One of its own, where it has one."""
     adapter: dspy.Adapter | None = None
+
+    def usable(self) -> dspy.Module:
+        """A copy of its module, to be a part of another, with its own model where it has one."""
+        module = self.module.deepcopy()
+        if self.model is not None:
+            module.set_lm(self.model.usable())
+        return module
+
+    def state_at_birth(self) -> dict[str, Any] | None:
+        """What it knows before it has been compiled, if that is worth keeping. May call an embedder."""
+        if not PROGRAM_TYPES[self.program_type].indexed:
+            return None
+        self.module.index.vectors()
+        return dump_state(self.module)
 
     def call(self, **inputs: Any) -> dspy.Prediction:
         """Run it as a part of something else, with a model and adapter of its own where it has them."""
@@ -258,7 +79,7 @@ def build_program(
 def build_module(args: CreateProgramArgs, workshop: Workshop) -> tuple[BoundSignature, dspy.Module]:
     """The signature and module ``args`` ask for. Raises as :func:`build_program` does."""
     kind = PROGRAM_TYPES[args.program_type]
-    if args.tools and not kind.takes_tools:
+    if (args.tools or args.mcp) and not kind.takes_tools:
         raise bad("args.tools", f"a {kind.name} program uses no tools")
     if kind.interpreter and not workshop.allow_local_interpreter and shutil.which("deno") is None:
         message = (
@@ -266,13 +87,17 @@ def build_module(args: CreateProgramArgs, workshop: Workshop) -> tuple[BoundSign
             "--allow-local-interpreter, which runs it unprotected in the session's own account"
         )
         raise BridgeError("unsupported", message)
-    options = _check_options(kind, args.options)
+    options = check_options(kind, args.options)
     signature = None
     if kind.inherits is not None:
         if args.signature is not None:
             raise bad("args.signature", f"a {kind.name} program has that of the program it is made of")
         named = getattr(options, kind.inherits)
         signature = workshop.program(named if isinstance(named, str) else named[0]).signature
+    elif kind.signs is not None:
+        if args.signature is not None:
+            raise bad("args.signature", f"a {kind.name} program has one of its own")
+        signature = build_signature(kind.signs(options))
     elif args.signature is None:
         raise bad("args.signature", "is required")
     else:
@@ -286,37 +111,3 @@ def build_module(args: CreateProgramArgs, workshop: Workshop) -> tuple[BoundSign
         for predictor in module.predictors():
             predictor.demos = list(demos)
     return signature, module
-
-
-def _check_options(kind: ProgramType, given: dict[str, Any]) -> Any:
-    if kind.options is not None:
-        return validate(kind.options, given, where="args.options")
-    if not given:  # by far the most common, and the constructor is slow to be asked
-        return given
-    assert kind.constructor is not None
-    parameters = inspect.signature(kind.constructor.__init__).parameters
-    open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-    allowed = set(parameters) - _RESERVED - kind.reserved
-    for name in given:
-        if name in _RESERVED | kind.reserved:
-            raise bad(f"args.options.{name}", "cannot be set here")
-        if name not in allowed and not open_ended:
-            near = difflib.get_close_matches(name[:100], allowed, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise bad(f"args.options.{name}", f"a {kind.name} program has no such option{hint}")
-    return given
-
-
-def options_schema(kind: ProgramType) -> dict[str, Any]:
-    """JSON Schema of a type's options, from its model or from DSPy's constructor."""
-    if kind.options is not None:
-        return kind.options.model_json_schema()
-    assert kind.constructor is not None
-    parameters = inspect.signature(kind.constructor.__init__).parameters.values()
-    properties = {
-        one.name: {} if one.default is inspect.Parameter.empty else {"default": one.default}
-        for one in parameters
-        if one.kind is not inspect.Parameter.VAR_KEYWORD and one.name not in _RESERVED | kind.reserved
-    }
-    open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
-    return {"type": "object", "properties": properties, "additionalProperties": open_ended}

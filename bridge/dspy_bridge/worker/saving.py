@@ -19,6 +19,9 @@ from dspy_bridge.worker.values import to_json
 
 def dump_state(module: dspy.Module) -> dict[str, Any]:
     """What ``module`` has learned (instructions, demos), as JSON-able data without models."""
+    if any(predictor.lm is not None for predictor in module.predictors()):
+        module = module.deepcopy()
+        module.set_lm(None)  # not every model can be dumped, and none is wanted
     state = to_json(module.dump_state(), "state")
     for predictor in _predictors(module, state).values():
         predictor["lm"] = None

@@ -20,7 +20,9 @@ from dspy_bridge.protocol.envelope import Call
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.secrets import split_secrets
 from dspy_bridge.worker import isolation
+from dspy_bridge.worker.configured import Configured
 from dspy_bridge.worker.data import DataFolder
+from dspy_bridge.worker.embedders import EmbedderShelf
 from dspy_bridge.worker.execution import Executor
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.learning import Learning
@@ -41,8 +43,9 @@ class SessionRuntime:
         self.state = State()
         self.models = ModelShelf(self.state, host)
         self.settings = Settings(self.models.named, birth.get("shared_cache"))
-        self.programs = ProgramShelf(self.state, self.models, host, birth)
+        self.embedders = EmbedderShelf(self.state, host)
         self.data = DataFolder(birth.get("allow_data", ()), birth["scratch"])
+        self.programs = ProgramShelf(self.state, self.models, self.embedders, self.data, host, birth)
         self._birth = birth
         self._request_secrets: list[dict[str, Any]] = []
         self._executor = Executor(self)
@@ -51,6 +54,7 @@ class SessionRuntime:
         self._handlers: dict[str, Callable[[Any], Any]] = {
             "ping": self._ping,
             "configure_lm": self._configure_lm,
+            "configure_embedder": self._configure_embedder,
             "configure": self._configure,
             "define_types": self.programs.define_types,
             "create_program": self.programs.create,
@@ -94,13 +98,15 @@ class SessionRuntime:
         if snapshot_parts.SETTINGS in parts:
             self.settings.restore(self.state.get(snapshot_parts.SETTINGS) or {})
             self.settings.apply(self.models.lm)
+        self.embedders.load(parts)
         if self.models.load(parts):
             self.programs.forget_built()
 
     def secrets(self) -> list[str]:
         """Every literal secret this session holds, to be kept out of errors."""
         held: list[Any] = [*self._request_secrets]
-        for model in (*self.models.all(), *self.programs.models()):
+        model: Configured[Any]
+        for model in (*self.models.all(), *self.programs.models(), *self.embedders.all()):
             held += model.secrets.values()
         return [text for text in _texts(held) if len(text) >= 4]
 
@@ -125,6 +131,10 @@ class SessionRuntime:
             self.programs.forget_built()  # some may hold what had that name before
             said["name"] = args.name
         return said
+
+    def _configure_embedder(self, args: session_commands.ConfigureEmbedderArgs) -> dict[str, Any]:
+        self.embedders.configure(args.model_dump(exclude={"session_id", "name"}, exclude_unset=True), args.name)
+        return {"status": "configured", "model": args.model, "name": args.name}
 
     def _configure(self, args: arguments.SettingsArgs) -> dict[str, Any]:
         self.settings.update(args, args.model_dump(exclude={"session_id"}, exclude_unset=True))
