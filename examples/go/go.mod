@@ -1,0 +1,3 @@
+module example.com/dspy-bridge-tour
+
+go 1.18
