@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +77,7 @@ def test_an_agent_uses_tools_that_live_in_the_host(hosted: Client, session: str)
         written(next_thought="look", next_tool_name="search", next_tool_args='{"q": "louvre"}'),
         written(next_thought="sum", next_tool_name="add", next_tool_args='{"a": 2, "b": 3}'),
         written(next_thought="broken", next_tool_name="search", next_tool_args='{"q": "fail"}'),
+        written(next_thought="wrong", next_tool_name="add", next_tool_args='{"a": "two", "b": 3}'),
         written(next_thought="done", next_tool_name="finish", next_tool_args="{}"),
         written(reasoning="I looked", answer="Paris, 5"),
     ]
@@ -102,6 +102,7 @@ def test_an_agent_uses_tools_that_live_in_the_host(hosted: Client, session: str)
     assert observed["observation_1"] == "5"
     assert "the index is down" in observed["observation_2"]
     assert "Traceback" not in observed["observation_2"]
+    assert observed["observation_3"] == "Error: Arg a is invalid: 'two' is not of type 'integer'"
     hosted.call("recycle_session", session=session)  # the tools are part of the session's state
     prompts.clear()
     assert hosted.call("execute_program", {**ASK, "program_id": "agent"}, session=session)["outputs"]["answer"]
@@ -115,7 +116,7 @@ def test_many_threads_ask_at_once_and_each_gets_its_own_answer(hosted: Client, s
         session=session,
     )
     while len(open_calls) < 8:  # all eight are waiting before the first is answered
-        frame = hosted._read_frame(time.monotonic() + 10)
+        frame = hosted.receive(10)
         if "call_id" in frame:
             open_calls.append(frame)
     for frame in reversed(open_calls):
@@ -196,7 +197,7 @@ def test_a_host_that_leaves_ends_what_asks_it_and_the_session_serves_others(fold
         leaving.call("configure_lm", {"model": "host"}, session="shared")
         leaving.call("create_program", QA, session="shared")
         leaving.start("execute_program", ASK, session="shared")
-        assert "call_id" in leaving._read_frame(time.monotonic() + 10)
+        assert "call_id" in leaving.receive(10)
         leaving.close()
         with Client.connect(path, on_call=lambda frame: written(answer="Paris, says another")) as staying:
             found = staying.call("execute_program", ASK, session="shared")

@@ -17,6 +17,12 @@ class Shout(dspy.Module):  # type: ignore[misc]
         return dspy.Prediction(answer=self.answer(question=question).answer.upper() + self.mark)
 
 
+class Talkative(Shout):
+    def forward(self, question: str) -> dspy.Prediction:
+        print("said aloud")
+        return super().forward(question)
+
+
 def brevity(example: Any, prediction: Any) -> dict[str, Any]:
     return {"score": 1 / len(prediction.answer), "feedback": "shorter is better"}
 

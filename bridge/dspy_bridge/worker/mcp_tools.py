@@ -20,6 +20,7 @@ import dspy
 
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.session_commands import McpServer
+from dspy_bridge.worker.tools import ObservedTool
 from session_supervisor.leash import leashed
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ class McpServers:
                     connection.close()
                 return f"Error: {_say(exc)}"
 
-        return dspy.Tool(
+        return ObservedTool(
             call,
             name=server.prefix + offered.name,
             desc=described.desc,

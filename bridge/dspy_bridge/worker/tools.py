@@ -13,6 +13,16 @@ from dspy_bridge.protocol.session_commands import ToolSpec
 from dspy_bridge.worker.host import Host
 
 
+class ObservedTool(dspy.Tool):  # type: ignore[misc]
+    """A tool whose refusals are observations: DSPy would put a traceback, with this machine's paths, into the prompt."""
+
+    def __call__(self, **args: Any) -> Any:
+        try:
+            return super().__call__(**args)
+        except ValueError as exc:  # arguments that do not fit its schema
+            return f"Error: {str(exc).splitlines()[0] if str(exc) else 'the arguments do not fit'}"
+
+
 def build_tools(specs: Sequence[ToolSpec], host: Host) -> list[dspy.Tool]:
     """One DSPy tool for each; what it is called with goes to the host as a ``tool`` call."""
     return [_host_tool(spec, host) for spec in specs]
@@ -29,7 +39,7 @@ def _host_tool(spec: ToolSpec, host: Host) -> dspy.Tool:
             return f"Error: {error.message}"
         return result if isinstance(result, str) else orjson.dumps(result).decode()
 
-    return dspy.Tool(
+    return ObservedTool(
         call,
         name=spec.name,
         desc=spec.description,

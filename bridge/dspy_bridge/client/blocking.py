@@ -1,20 +1,16 @@
-"""A small blocking client: what the command line and the tests speak to a daemon with.
+"""The plainest client: one thread, one connection, frames as they are. The command line is made of it.
 
     with Client.spawn() as client:
         client.call("create_program", {"id": "qa", "signature": "question -> answer"})
 
 Several requests may be open at once (:meth:`Client.start`, :meth:`Client.finish`); replies are kept
-until they are asked for. One thread uses one client.
+until they are asked for. Programs that serve tools or use threads want :func:`dspy_bridge.connect`.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-import select
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -22,24 +18,12 @@ from typing import Any
 
 import orjson
 
-_CHUNK = 1 << 16
+from dspy_bridge.client.errors import TransportError, failure
+from dspy_bridge.client.wire import Wire
 
 EventCallback = Callable[[dict[str, Any]], None]
 CallCallback = Callable[[dict[str, Any]], Any]
 """Serves one call of a program to its host; what it returns is the answer, what it raises the error."""
-
-
-class TransportError(Exception):
-    """The daemon is not there, went away, or said nothing in time. Raised by :class:`Client`."""
-
-
-class CommandFailed(Exception):
-    """The daemon answered with an error; ``error`` is its error object."""
-
-    def __init__(self, error: dict[str, Any]) -> None:
-        super().__init__(f"{error['code']}: {error['message']}")
-        self.error = error
-        self.code: str = error["code"]
 
 
 class Client:
@@ -47,56 +31,40 @@ class Client:
 
     def __init__(
         self,
-        read_fd: int,
-        write_fd: int,
+        wire: Wire,
         *,
-        process: subprocess.Popen[bytes] | None = None,
         on_event: EventCallback | None = None,
         on_call: CallCallback | None = None,
         start_timeout: float = 60.0,
     ) -> None:
-        self.process = process
         self.on_event = on_event
         self.on_call = on_call
-        self._read_fd = read_fd
-        self._write_fd = write_fd
+        self._wire = wire
         self._ids = itertools.count(1)
-        self._buffer = bytearray()
         self._replies: dict[Any, dict[str, Any]] = {}
-        self.ready = self._read_frame(time.monotonic() + start_timeout)
+        self.ready = wire.receive(time.monotonic() + start_timeout)
 
     @classmethod
     def spawn(cls, arguments: Sequence[str] = (), *, stderr: int | None = None, **kwargs: Any) -> Client:
         """Start a private daemon, which ends with this client."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dspy_bridge.cli", "serve", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            bufsize=0,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
+        wire = Wire.spawn(arguments, stderr=stderr)
         try:
-            return cls(os.dup(process.stdout.fileno()), os.dup(process.stdin.fileno()), process=process, **kwargs)
+            return cls(wire, **kwargs)
         except TransportError:
-            process.kill()
+            assert wire.process is not None
+            wire.process.kill()
+            wire.close()
             raise
-        finally:
-            process.stdin.close()
-            process.stdout.close()
 
     @classmethod
     def connect(cls, path: str, **kwargs: Any) -> Client:
         """Join the daemon that listens at ``path``. Raises :class:`TransportError`."""
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.connect(path)
-        except OSError as exc:
-            connection.close()
-            raise TransportError(f"no daemon listens at {path}: {exc}") from None
-        fd = connection.detach()
-        return cls(fd, fd, **kwargs)
+        return cls(Wire.connect(path), **kwargs)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """The private daemon's."""
+        return self._wire.process
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -121,14 +89,14 @@ class Client:
         """The result of the request with that id."""
         reply = self.reply(number, timeout=timeout)
         if not reply["success"]:
-            raise CommandFailed(reply["error"])
+            raise failure(reply["error"])
         return reply["result"]
 
     def reply(self, number: Any, *, timeout: float = 60.0) -> dict[str, Any]:
         """The terminal reply of the request with that id, whatever it says."""
         deadline = time.monotonic() + timeout
         while number not in self._replies:
-            frame = self._read_frame(deadline)
+            frame = self._wire.receive(deadline)
             if "call_id" in frame:
                 self._answer(frame)
             elif "event" in frame:
@@ -148,51 +116,17 @@ class Client:
             answer |= {"success": False, "error": {"message": f"{type(exc).__name__}: {exc}"}}
         self.send(orjson.dumps(answer))
 
-    # -- bytes ---------------------------------------------------------------------------------
-
     def send(self, body: bytes) -> None:
         """Send one frame as it is."""
-        view = memoryview(body + b"\n")
-        try:
-            while view:
-                view = view[os.write(self._write_fd, view) :]
-        except OSError as exc:
-            raise TransportError(f"the daemon takes no more requests: {exc}") from None
+        self._wire.send(body)
 
-    def _read_frame(self, deadline: float) -> dict[str, Any]:
-        while (end := self._buffer.find(b"\n")) < 0:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._read_fd], [], [], left)[0]:
-                raise TransportError("the daemon did not answer in time")
-            try:
-                data = os.read(self._read_fd, _CHUNK)
-            except OSError:
-                data = b""
-            if not data:
-                raise TransportError("the daemon has gone")
-            self._buffer += data
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        frame: dict[str, Any] = orjson.loads(line)
-        return frame
+    def receive(self, timeout: float = 60.0) -> dict[str, Any]:
+        """The next frame, whatever it is."""
+        return self._wire.receive(time.monotonic() + timeout)
 
     def close(self, timeout: float = 15.0) -> int | None:
         """Close the connection; a private daemon ends with it. Returns its exit code. Idempotent."""
-        for fd in {self._read_fd, self._write_fd} - {-1}:
-            # A daemon that still has something to say must be able to say it.
-            if self.process is None or fd == self._write_fd:
-                os.close(fd)
-        code = None
-        if self.process is not None:
-            try:
-                code = self.process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                code = self.process.wait()
-            if self._read_fd >= 0:
-                os.close(self._read_fd)
-        self._read_fd = self._write_fd = -1
-        return code
+        return self._wire.close(timeout)
 
     def __enter__(self) -> Client:
         return self

@@ -1,0 +1,194 @@
+"""The commands of a session as methods, whichever way their results come: at once, or awaited.
+
+Both clients' sessions are made of this. A method puts its arguments into the wire's form (functions become
+tools, metrics and models of this host) and leaves the rest to ``call``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from dspy_bridge.client.engine import Engine
+from dspy_bridge.client.hosted import describe_tool, read_lm
+
+R = TypeVar("R")
+
+LM = str | Mapping[str, Any] | Callable[..., Any]
+"""A model's name for DSPy, its whole configuration, or a function of this host: ``f(request) -> text``."""
+Tool = Callable[..., Any] | Mapping[str, Any]
+Metric = str | Mapping[str, Any] | Callable[..., Any]
+"""A built-in one's name, its description, or a function of this host: ``f(example, prediction) -> score``."""
+Rows = Sequence[Mapping[str, Any]] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What came of one execution; outputs can be read as attributes too: ``done.answer``."""
+
+    program_id: str
+    outputs: dict[str, Any]
+    usage: dict[str, Any] = field(default_factory=dict)
+    execution_time_ms: float = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.outputs[name]
+        except KeyError:
+            raise AttributeError(f"there is no output {name!r}; there are {', '.join(self.outputs)}") from None
+
+    def __getitem__(self, name: str) -> Any:
+        return self.outputs[name]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of a request, before its result: ``token``, ``status``, ``progress``, ``item`` or ``log``."""
+
+    event: str
+    data: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """Of a ``token`` or ``log``."""
+        return str(self.data.get("text", ""))
+
+
+class SessionCommands(Generic[R]):
+    """See the module. ``R``: what ``call`` gives, a result or an awaitable one."""
+
+    def __init__(self, engine: Engine, session_id: str) -> None:
+        self.id = session_id
+        self.output = ""
+        """What the session's programs have printed during requests of this client (the last 64 KiB)."""
+        self._engine = engine
+
+    def call(self, command: str, args: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> R:
+        """The result of any command of the wire. ``timeout``: seconds, kept by the daemon."""
+        raise NotImplementedError
+
+    def _heard(self, event: str, data: Mapping[str, Any]) -> None:
+        if event == "log":
+            self.output = (self.output + data.get("text", ""))[-65_536:]
+
+    # -- settings ------------------------------------------------------------------------------
+
+    def configure_lm(self, model: LM, **options: Any) -> R:
+        """Set the session's model, or with ``name`` one programs can refer to by that name."""
+        return self.call("configure_lm", {**self.as_lm(model), **options})
+
+    def configure(self, **settings: Any) -> R:
+        """Change DSPy settings of the session: ``adapter``, ``cache``, ``seed`` and so on."""
+        return self.call("configure", settings)
+
+    def configure_embedder(self, model: str | Callable[..., Any], **options: Any) -> R:
+        """Set an embedder: a provider's model, ``"scripted"``, or a function of this host, from texts to vectors."""
+        if callable(model):
+            name = f"embed_{options.get('name', 'default')}"
+            self._engine.host("tool", self.id, name, model)
+            model = f"host/{name}"
+        return self.call("configure_embedder", {"model": model, **options})
+
+    def define_types(self, **types: Any) -> R:
+        """Name types for signatures to use."""
+        return self.call("define_types", {"types": types})
+
+    # -- state ---------------------------------------------------------------------------------
+
+    def get(self, key: str) -> R:
+        """A session variable: ``{"key", "value", "found"}``."""
+        return self.call("get_state", {"key": key})
+
+    def set(self, key: str, value: Any) -> R:
+        """Set a session variable."""
+        return self.call("set_state", {"key": key, "value": value})
+
+    def update(self, key: str, op: str, **more: Any) -> R:
+        """Change a session variable atomically: ``incr``, ``append``, ``compare_and_set``, ``delete``."""
+        return self.call("update_state", {"key": key, "op": op, **more})
+
+    # -- programs ------------------------------------------------------------------------------
+
+    def batch(self, program_id: str, inputs: Rows, **options: Any) -> R:
+        """Run a program on many inputs; see ``execute_batch``."""
+        return self.call("execute_batch", {"program_id": program_id, "inputs": inputs, **self._translated(options)})
+
+    def evaluate(self, program_id: str, examples: Rows, metric: Metric, **options: Any) -> R:
+        """Score a program on examples; see ``evaluate_program``."""
+        given = self._translated({"metric": metric, **options})
+        return self.call("evaluate_program", {"program_id": program_id, "examples": examples, **given})
+
+    def compile(self, program_id: str, optimizer: str, trainset: Rows, **options: Any) -> R:
+        """Optimize a program; see ``compile_program``."""
+        given = self._translated(options)
+        args = {"program_id": program_id, "optimizer": optimizer, "trainset": trainset, **given}
+        return self.call("compile_program", args)
+
+    def programs(self) -> R:
+        """Every program of the session."""
+        return self.call("list_programs")
+
+    def history(self, n: int = 10) -> R:
+        """The session's latest model calls."""
+        return self.call("inspect_history", {"n": n})
+
+    def usage(self) -> R:
+        """Tokens used, by program and model."""
+        return self.call("get_usage")
+
+    def info(self) -> R:
+        """The session: its state, its interpreters, how often it was recycled."""
+        return self.call("session_info")
+
+    def reset(self) -> R:
+        """The session as new, settings included."""
+        return self.call("reset_state")
+
+    # -- into the wire's form ------------------------------------------------------------------
+
+    def as_lm(self, given: LM) -> dict[str, Any]:
+        """A model's configuration; a function is from now on served to this session."""
+        config, work = read_lm(given)
+        if work is not None:
+            self._engine.host("lm", self.id, config["model"].partition("/")[2], work)
+        return dict(config)
+
+    def as_tools(self, tools: Sequence[Tool]) -> list[dict[str, Any]]:
+        """The descriptions of tools; functions are from now on served to this session."""
+        described = []
+        for tool in tools:
+            if callable(tool):
+                hosted = describe_tool(tool)
+                self._engine.host("tool", self.id, hosted.name, hosted.work)
+                described.append(hosted.spec)
+            else:
+                spec = dict(tool)
+                work = spec.pop("call", None)
+                if work is not None:
+                    self._engine.host("tool", self.id, spec["name"], work)
+                described.append(spec)
+        return described
+
+    def _translated(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        given = dict(options)
+        for name in ("lm", "prompt_lm"):
+            if given.get(name) is not None:
+                given[name] = self.as_lm(given[name])
+        metric = given.get("metric")
+        if callable(metric):
+            name = getattr(metric, "__name__", "metric").strip("<>")
+            self._engine.host("tool", self.id, name, metric)
+            given["metric"] = {"host": name}
+        return given
+
+    def _program_args(self, signature: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        given = self._translated(options)
+        if signature is not None:
+            given["signature"] = signature
+        if "tools" in given:
+            given["tools"] = self.as_tools(given["tools"])
+        return given
+
+    def _execution_args(self, program_id: str, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        return {"program_id": program_id, "inputs": dict(inputs), **self._translated(options)}

@@ -1,0 +1,52 @@
+"""Python functions lent to programs: as tools, as metrics, as models."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter, validate_call
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+
+@dataclass(frozen=True, slots=True)
+class HostedTool:
+    """One function as the daemon is told of it, and as it is called: with arguments of its annotated types."""
+
+    name: str
+    spec: dict[str, Any]
+    work: Callable[..., Any]
+
+
+def describe_tool(function: Callable[..., Any]) -> HostedTool:
+    """A tool made of a function's name, docstring and annotations. Raises ``TypeError``."""
+    name = getattr(function, "__name__", type(function).__name__)
+    if name == "<lambda>":
+        raise TypeError("a tool needs a name: use def, or give {'name': ..., 'call': ...}")
+    try:
+        checked = validate_call(function)
+        schema = TypeAdapter(function).json_schema()  # type: ignore[arg-type]
+    except (PydanticSchemaGenerationError, PydanticUserError, NameError) as exc:
+        raise TypeError(f"the arguments of {name} have no JSON Schema: {exc}") from None
+    spec = {"name": name, "description": inspect.getdoc(function) or "", "args": schema, "host": True}
+    return HostedTool(name, spec, checked)
+
+
+def read_lm(given: Any) -> tuple[Any, Callable[..., Any] | None]:
+    """A model as the wire takes it, and the function that serves it where it is one of this host."""
+    if isinstance(given, str):
+        return {"model": given}, None
+    if callable(given):
+        return {"model": f"host/{getattr(given, '__name__', 'python').strip('<>')}"}, given
+    return given, None
+
+
+def to_jsonable(value: Any) -> Any:
+    """What a hosted function gave, as JSON-able data: pydantic models, dataclasses and dates too."""
+    try:
+        return orjson.loads(orjson.dumps(value))
+    except TypeError:
+        return TypeAdapter(Any).dump_python(value, mode="json", fallback=str)

@@ -1,0 +1,122 @@
+"""The bytes between a client and a daemon: a private one's pipes, or a socket."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from dspy_bridge.client.errors import TransportError, UsedAfterFork
+
+_CHUNK: Final = 1 << 16
+
+
+class Wire:
+    """Frames both ways, one JSON object a line. One thread reads, any may send whole frames in turn."""
+
+    def __init__(self, read_fd: int, write_fd: int, process: subprocess.Popen[bytes] | None = None) -> None:
+        self.process = process
+        self._read_fd = read_fd
+        self._write_fd = write_fd
+        self._buffer = bytearray()
+        self._pid = os.getpid()
+
+    @classmethod
+    def spawn(cls, arguments: Sequence[str] = (), *, stderr: int | None = None) -> Wire:
+        """Start a private daemon with these flags of ``bridge-cli serve``; it ends with this process."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dspy_bridge.cli", "serve", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            bufsize=0,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            return cls(os.dup(process.stdout.fileno()), os.dup(process.stdin.fileno()), process)
+        finally:
+            process.stdin.close()
+            process.stdout.close()
+
+    @classmethod
+    def connect(cls, path: str) -> Wire:
+        """Join the daemon that listens at ``path``. Raises :class:`TransportError`."""
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(path)
+        except OSError as exc:
+            connection.close()
+            raise TransportError(f"no daemon listens at {path}: {exc}") from None
+        fd = connection.detach()
+        return cls(fd, fd)
+
+    def check(self) -> None:
+        """Raises :class:`UsedAfterFork` in any process but the one that made it."""
+        if os.getpid() != self._pid:
+            raise UsedAfterFork("this bridge belongs to the process it was made in; make another after a fork")
+
+    def send(self, body: bytes) -> None:
+        """Send one frame. Raises :class:`TransportError`."""
+        self.check()
+        view = memoryview(body + b"\n")
+        try:
+            while view:
+                view = view[os.write(self._write_fd, view) :]
+        except OSError as exc:
+            raise TransportError(f"the daemon takes no more requests: {exc}") from None
+
+    def receive(self, deadline: float | None = None) -> dict[str, Any]:
+        """The next frame, by a deadline of the monotonic clock. Raises :class:`TransportError`."""
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0 or not select.select([self._read_fd], [], [], left)[0]:
+                    raise TransportError("the daemon did not answer in time")
+            try:
+                data = os.read(self._read_fd, _CHUNK)
+            except OSError:
+                data = b""
+            if not data:
+                raise TransportError("the daemon has gone")
+            self._buffer += data
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        frame: dict[str, Any] = orjson.loads(line)
+        return frame
+
+    def end(self) -> None:
+        """Say that no more is sent, and that nothing more is wanted of a shared daemon. Idempotent."""
+        if os.getpid() == self._pid and self._write_fd >= 0:
+            if self.process is None:
+                with socket.socket(fileno=os.dup(self._write_fd)) as connection:
+                    connection.shutdown(socket.SHUT_RDWR)
+            elif self._write_fd != self._read_fd:
+                os.close(self._write_fd)
+                self._write_fd = -1
+
+    def close(self, timeout: float = 15.0) -> int | None:
+        """Let go; a private daemon ends. Returns its exit code. Idempotent."""
+        if os.getpid() == self._pid and self.process is not None:
+            # A daemon that still has something to say must be able to say it: its output is closed last.
+            if self._write_fd >= 0:
+                os.close(self._write_fd)
+                self._write_fd = -1
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        for fd in {self._read_fd, self._write_fd} - {-1}:
+            os.close(fd)
+        self._read_fd = self._write_fd = -1
+        return self.process.returncode if self.process is not None else None

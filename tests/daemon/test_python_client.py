@@ -1,0 +1,319 @@
+"""The Python client, sync and async, against real daemons."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dspy_bridge
+from dspy_bridge import Bridge, Session, errors
+from dspy_bridge.protocol.errors import ERRORS
+from tests.support.host import serving
+
+TRAIN = [{"question": f"q{n}", "answer": "right" if n else "wrong"} for n in range(2)]
+
+
+@pytest.fixture(scope="module")
+def bridge() -> Iterator[Bridge]:
+    with dspy_bridge.connect() as made:
+        yield made
+
+
+@pytest.fixture
+def session(bridge: Bridge, request: pytest.FixtureRequest) -> Iterator[Session]:
+    lm = {"model": "scripted", "answers": [{"answer": "right"}]}
+    with bridge.session(request.node.name, lm=lm) as made:
+        yield made
+
+
+def written(**fields: Any) -> str:
+    return "\n\n".join([*(f"[[ ## {name} ## ]]\n{value}" for name, value in fields.items()), "[[ ## completed ## ]]"])
+
+
+def add(a: int, b: int = 1) -> int:
+    """Adds two numbers."""
+    return a + b
+
+
+def agent_model(request: dict[str, Any]) -> str:
+    """Calls the tool ``add`` once, then answers with what it gave."""
+    prompt = request["messages"][-1]["content"]
+    if "observation_1" in prompt or "next_tool_name" not in prompt:
+        return written(reasoning="seen", answer="done")
+    if "observation_0" in prompt:
+        return written(next_thought="enough", next_tool_name="finish", next_tool_args="{}")
+    return written(next_thought="add", next_tool_name="add", next_tool_args='{"a": 2, "b": 3}')
+
+
+# -- sessions and programs -------------------------------------------------------------------------
+
+
+def test_a_program_is_called_like_a_function(session: Session) -> None:
+    qa = session.program("question -> answer")
+    done = qa(question="Why?")
+    assert (done.answer, done["answer"], done.outputs) == ("right", "right", {"answer": "right"})
+    assert done.program_id == qa.id
+    with pytest.raises(AttributeError, match="there is no output 'answers'"):
+        _ = done.answers
+
+
+def test_a_session_ends_with_its_block_also_after_an_error(bridge: Bridge) -> None:
+    with contextlib.suppress(ZeroDivisionError), bridge.session("short") as session:
+        session.set("x", 1)
+        raise ZeroDivisionError
+    assert "short" not in [one["session_id"] for one in bridge.sessions()]
+    with pytest.raises(errors.LMNotConfigured), bridge.session("bad", lm={"model": "openai/m", "api_key_env": "NONE"}):
+        pass
+    assert "bad" not in [one["session_id"] for one in bridge.sessions()]
+
+
+def test_a_session_can_be_joined_and_is_not_ended_by_that(bridge: Bridge, session: Session) -> None:
+    session.set("colour", "blue")
+    with bridge.join(session.id) as joined:
+        assert joined.get("colour")["value"] == "blue"
+    assert session.get("colour")["found"]
+
+
+def test_everything_else_of_a_session(session: Session) -> None:
+    qa = session.program("question -> answer", id="qa", demos=[{"question": "a", "answer": "b"}])
+    assert qa.evaluate(TRAIN, "exact_match")["score"] == 50.0
+    assert qa.batch([{"question": "1"}, {"question": "2"}])["succeeded"] == 2
+    compiled = qa.compile("labeled_few_shot", TRAIN, compiled_id="few")
+    assert compiled(question="q").answer == "right"
+    state = compiled.save()
+    qa.load(state)
+    assert "wrong" in str(qa.save())
+    assert {one["id"] for one in session.programs()["programs"]} == {"qa", "few"}
+    assert session.configure(adapter="json")["settings"]["adapter"] == "json"
+    assert session.usage()["programs"]["few"]["executions"] == 1
+    assert len(session.history(2)["calls"]) == 2
+    assert session.update("n", "incr")["value"] == 1
+    compiled.delete()
+    with pytest.raises(errors.ProgramNotFound):
+        session["few"](question="q")
+    assert session.reset()["cleared_programs"] == 1
+
+
+# -- functions lent to programs --------------------------------------------------------------------
+
+
+def test_functions_are_tools_and_models_and_metrics(session: Session) -> None:
+    session.configure_lm(agent_model)
+    agent = session.program("question -> answer", program_type="react", tools=[add])
+    done = agent(question="2 + 3?")
+    assert str(done.trajectory["observation_0"]) == "5"
+    (tool,) = session.as_tools([add])
+    assert (tool["name"], tool["description"]) == ("add", "Adds two numbers.")
+    assert tool["args"]["required"] == ["a"]
+
+    def lenient(example: dict[str, Any], prediction: dict[str, Any]) -> dict[str, Any]:
+        return {"score": prediction["answer"] == "right", "feedback": example["answer"]}
+
+    qa = session.program("question -> answer", id="qa", lm={"model": "scripted", "answers": [{"answer": "right"}]})
+    found = qa.evaluate(TRAIN, lenient)
+    assert found["score"] == 100.0
+    assert found["results"][0]["feedback"] == "wrong"
+
+
+def test_what_a_tool_raises_is_observed_and_a_lambda_is_no_tool(session: Session) -> None:
+    def add(a: int, b: int) -> int:
+        raise RuntimeError("out of numbers")
+
+    session.configure_lm(agent_model)
+    done = session.program("question -> answer", program_type="react", tools=[add])(question="2 + 3?")
+    assert "out of numbers" in done.trajectory["observation_0"]
+    with pytest.raises(TypeError, match="needs a name"):
+        session.program("a -> b", program_type="react", tools=[lambda a: a])
+
+
+def test_sessions_do_not_meet_each_others_functions_of_one_name(bridge: Bridge) -> None:
+    def make(word: str) -> Any:
+        def mine(request: dict[str, Any]) -> str:
+            return written(answer=word)
+
+        return mine
+
+    with bridge.session(lm=make("one")) as one, bridge.session(lm=make("two")) as two:
+        asking = [session.program("question -> answer") for session in (one, two)]
+        assert [ask(question="?").answer for ask in asking] == ["one", "two"]
+
+
+def test_an_embedder_may_be_a_function(session: Session) -> None:
+    session.configure_embedder(lambda texts: [[float("b" in text), 1.0] for text in texts])
+    look = session.program(program_type="retrieve", options={"corpus": ["aaa", "bbb"], "k": 1})
+    assert look(query="b?").passages == ["bbb"]
+
+
+# -- streams, timeouts, threads --------------------------------------------------------------------
+
+
+def test_a_stream_gives_events_and_then_the_result(session: Session) -> None:
+    with session.program("question -> answer").stream(question="?") as stream:
+        texts = [one.text for one in stream if one.event == "token"]
+        assert "".join(texts).strip() == "right"
+        assert stream.result.answer == "right"
+
+
+def test_leaving_a_stream_cancels_it(bridge: Bridge, session: Session) -> None:
+    session.configure_lm("scripted", delay_ms=30_000)
+    qa = session.program("question -> answer")
+    with qa.stream(question="?") as stream:
+        assert next(stream).event == "status"
+    began = time.monotonic()
+    session.configure_lm("scripted")
+    assert qa(question="?").answer
+    assert time.monotonic() - began < 10
+
+
+def test_a_timeout_is_kept_by_the_daemon(session: Session) -> None:
+    qa = session.program("question -> answer", lm={"model": "scripted", "delay_ms": 30_000})
+    with pytest.raises(errors.TimedOut):
+        qa.run({"question": "?"}, timeout=0.2)
+
+
+def test_many_threads_share_one_bridge(bridge: Bridge) -> None:
+    answers: list[str] = []
+
+    def work(number: int) -> None:
+        with bridge.session(lm={"model": "scripted", "answers": [{"answer": str(number)}]}) as session:
+            qa = session.program("question -> answer")
+            answers.append(qa(question="?").answer)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(answers) == sorted(map(str, range(16)))
+
+
+def test_what_a_program_prints_is_with_its_session(folder: Path) -> None:
+    flags = ["--allow-import", "tests.support.custom_program"]
+    with dspy_bridge.connect(args=flags) as bridge, bridge.session(lm="scripted") as session:
+        options = {"module": "tests.support.custom_program:Talkative"}
+        talkative = session.program("question -> answer", program_type="custom", options=options)
+        talkative(question="?")
+        assert "said aloud" in session.output
+
+
+# -- errors ----------------------------------------------------------------------------------------
+
+
+def test_there_is_one_exception_for_each_code() -> None:
+    assert errors.BY_CODE.keys() == ERRORS.keys()
+    assert type(errors.failure({"code": "of a later version", "message": "m"})) is errors.CommandFailed
+
+
+def test_an_error_says_what_the_daemon_said(session: Session) -> None:
+    with pytest.raises(errors.InvalidArgs) as failed:
+        session.program("question -> answer", program_tipe="predict")
+    assert failed.value.code == "invalid_args"
+    assert failed.value.details["errors"][0]["path"] == "args.program_tipe"
+    assert not failed.value.retryable
+
+
+def test_a_daemon_that_dies_ends_every_call_and_says_so() -> None:
+    with dspy_bridge.connect() as bridge, contextlib.suppress(errors.TransportError):
+        with bridge.session(lm={"model": "scripted", "delay_ms": 60_000}) as session:
+            qa = session.program("question -> answer")
+            threading.Timer(0.2, os.kill, (bridge.ready["pid"], signal.SIGKILL)).start()
+            with pytest.raises(errors.TransportError, match="has gone"):
+                qa(question="?")
+            with pytest.raises(errors.TransportError):
+                bridge.call("ping")
+
+
+def test_use_after_a_fork_is_told_and_harms_nobody(bridge: Bridge, session: Session) -> None:
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            bridge.call("ping")
+        except errors.UsedAfterFork:
+            os.write(write, b"told")
+        finally:
+            bridge.close()
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    assert os.read(read, 10) == b"told"
+    os.close(read)
+    assert session.program("question -> answer")(question="?").answer == "right"
+
+
+# -- joining a daemon ------------------------------------------------------------------------------
+
+
+def test_several_clients_share_the_sessions_of_one_daemon(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(folder / "s") as path:
+        with dspy_bridge.connect(path) as one, one.session("shared", lm="scripted") as session:
+            session.set("x", 1)
+            monkeypatch.setenv("DSPY_BRIDGE_SOCKET", path)
+            with dspy_bridge.connect() as two:
+                assert two.join("shared").get("x")["value"] == 1
+            assert session.get("x")["found"]
+        with pytest.raises(ValueError, match="private"):
+            dspy_bridge.connect(path, args=["--max-sessions", "3"])
+    with pytest.raises(errors.TransportError, match="no daemon listens"):
+        dspy_bridge.connect(folder / "nobody")
+
+
+# -- asyncio ---------------------------------------------------------------------------------------
+
+
+def test_the_same_awaited() -> None:
+    async def model(request: dict[str, Any]) -> str:
+        await asyncio.sleep(0)
+        return agent_model(request)
+
+    async def add(a: int, b: int) -> int:
+        """Adds."""
+        return a + b
+
+    async def main() -> None:
+        async with dspy_bridge.aconnect() as bridge:
+            async with bridge.session(lm="scripted") as session:
+                qa = await session.program("question -> answer")
+                answers = await asyncio.gather(*(qa(question=str(n)) for n in range(5)))
+                assert all(one.answer for one in answers)
+                heard = [one async for one in qa.stream(question="?")]
+                assert heard[-1].answer == "".join(one.text for one in heard[:-1] if one.event == "token").strip()
+                await session.set("x", 1)
+                assert (await session.get("x"))["value"] == 1
+                with pytest.raises(errors.ProgramNotFound):
+                    await session["none"](question="?")
+            async with bridge.session(lm=model) as session:
+                agent = await session.program("question -> answer", program_type="react", tools=[add])
+                assert str((await agent(question="?")).trajectory["observation_0"]) == "5"
+            assert await bridge.sessions() == []
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_task_cancels_its_request() -> None:
+    async def main() -> None:
+        async with dspy_bridge.aconnect() as bridge, bridge.session(lm={"model": "scripted"}) as session:
+            slow = {"model": "scripted", "delay_ms": 60_000}
+            qa = await session.program("question -> answer", lm=slow)
+            task = asyncio.create_task(qa(question="?"))
+            while not (await session.info())["in_flight"]:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            async for _event in qa.stream(question="?"):
+                break  # and so does leaving a stream
+            began = time.monotonic()
+            assert (await qa.run({"question": "?"}, lm="scripted")).answer
+            assert time.monotonic() - began < 10
+
+    asyncio.run(main())
