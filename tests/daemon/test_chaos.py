@@ -127,7 +127,7 @@ class Storm:
                 self.note(self.expected[session], command, args, self.client._replies.pop(number))
             wait = len(self.open) > at_most
             try:
-                frame = self.client._read_frame(deadline if wait else time.monotonic() + 0.001)
+                frame = self.client.receive(deadline - time.monotonic() if wait else 0.001)
             except TransportError:
                 assert not wait, f"no reply to {self.open}"
                 return
@@ -240,7 +240,7 @@ def write_until_killed(client: Client, ledgers: list[Ledger], rng: random.Random
                 opened[client.start("create_program", args, session=ledger.name)] = (ledger, name)
                 ledger.programs_sent.add(name)
         with contextlib.suppress(TransportError):
-            frame = client._read_frame(time.monotonic() + 0.01)
+            frame = client.receive(0.01)
             client._replies[frame["id"]] = frame
     client.process.kill()
     with contextlib.suppress(TransportError):

@@ -222,14 +222,14 @@ def test_an_error_says_what_the_daemon_said(session: Session) -> None:
 
 
 def test_a_daemon_that_dies_ends_every_call_and_says_so() -> None:
-    with dspy_bridge.connect() as bridge, contextlib.suppress(errors.TransportError):
-        with bridge.session(lm={"model": "scripted", "delay_ms": 60_000}) as session:
-            qa = session.program("question -> answer")
-            threading.Timer(0.2, os.kill, (bridge.ready["pid"], signal.SIGKILL)).start()
-            with pytest.raises(errors.TransportError, match="has gone"):
-                qa(question="?")
-            with pytest.raises(errors.TransportError):
-                bridge.call("ping")
+    with dspy_bridge.connect() as bridge:
+        session = bridge.session(lm={"model": "scripted", "delay_ms": 60_000})
+        qa = session.program("question -> answer")
+        threading.Timer(0.2, os.kill, (bridge.ready["pid"], signal.SIGKILL)).start()
+        with pytest.raises(errors.TransportError, match="has gone"):
+            qa(question="?")
+        with pytest.raises(errors.TransportError):
+            bridge.call("ping")
 
 
 def test_use_after_a_fork_is_told_and_harms_nobody(bridge: Bridge, session: Session) -> None:

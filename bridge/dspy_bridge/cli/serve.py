@@ -40,7 +40,9 @@ class _Descriptors(click.ParamType):  # type: ignore[type-arg]
         return read, write
 
 
-def _serve(fds: tuple[int, int] | None, socket: str | None, **given: Any) -> None:
+def _serve(fds: tuple[int, int] | None, socket: str | None, stdio: bool, **given: Any) -> None:
+    if fds is not None and stdio:
+        raise click.UsageError("--fds and --stdio both say where the one host is that the daemon ends with")
     try:
         options = DaemonOptions.model_validate(given)
     except ValidationError as exc:
@@ -59,7 +61,7 @@ def _serve(fds: tuple[int, int] | None, socket: str | None, **given: Any) -> Non
             daemon.serve_socket(socket)
         if fds is not None:
             daemon.serve_descriptors(*fds)
-        elif socket is None:
+        elif stdio or socket is None:
             daemon.serve_descriptors(own_read, own_write)
         code = daemon.run()
     except SocketInUse as exc:
@@ -79,12 +81,13 @@ command = click.Command(
     help="""Run the daemon.
 
     By default it serves one host on standard input and output and ends with its input. With --fds it
-    serves that host on two other descriptors; with --socket any number of clients on a Unix socket;
-    both can be had at once.
+    serves that host on two other descriptors; with --socket any number of clients on a Unix socket, and
+    with --stdio or --fds that one host too. Started by systemd (Type=notify), it says when it is ready.
     """,
     params=[
         click.Option(["--fds"], type=_Descriptors(), help="Serve one host on these two descriptors instead."),
         click.Option(["--socket"], type=click.Path(), help="Serve clients on a Unix socket at this path."),
+        click.Option(["--stdio"], is_flag=True, help="Beside the socket, serve one host on stdin and stdout."),
         *(_flag(name, field) for name, field in DaemonOptions.model_fields.items()),
     ],
 )

@@ -17,6 +17,7 @@ from typing import Any
 
 from dspy_bridge.client.commands import LM, Event, Execution, SessionCommands
 from dspy_bridge.client.engine import Engine, OnEvent
+from dspy_bridge.client.hosted import read_lm
 
 
 def aconnect(
@@ -175,14 +176,11 @@ class AsyncSession(SessionCommands[Awaitable[Any]]):
         await self.call("end_session")
 
     async def __aenter__(self) -> AsyncSession:
-        started = await self._bridge.call("start_session", self._options, session=self.id or None)
-        self.id = started["session_id"]
-        if self._lm is not None:
-            try:
-                await self.configure_lm(self._lm)
-            except BaseException:
-                await self.end()
-                raise
+        config, work = read_lm(self._lm)
+        options = {**self._options, **({} if config is None else {"lm": config})}
+        self.id = (await self._bridge.call("start_session", options, session=self.id or None))["session_id"]
+        if work is not None:
+            self.as_lm(work)
         return self
 
     async def __aexit__(

@@ -19,6 +19,7 @@ from typing import Any
 
 from dspy_bridge.client.commands import LM, Event, Execution, SessionCommands
 from dspy_bridge.client.engine import Engine, OnEvent
+from dspy_bridge.client.hosted import read_lm
 
 
 def connect(
@@ -36,6 +37,8 @@ class Bridge:
     """A connection to a daemon. ``ready``: what the daemon said of itself."""
 
     def __init__(self, engine: Engine) -> None:
+        self.begun: set[str] = set()
+        """The sessions this bridge has begun and not ended."""
         self._engine = engine
 
     @property
@@ -72,14 +75,13 @@ class Bridge:
     def session(self, session_id: str | None = None, *, lm: LM | None = None, **options: Any) -> Session:
         """A new session, ended at the end of a ``with`` block. ``options``: arguments of ``start_session``, such as
         ``settings``, ``env``, ``ttl_s``, ``max_memory_mb``, ``workers``."""
-        started = self.call("start_session", options, session=session_id)
-        session = Session(self, self._engine, started["session_id"])
-        if lm is not None:
-            try:
-                session.configure_lm(lm)
-            except BaseException:
-                session.end()
-                raise
+        config, work = read_lm(lm)
+        if config is not None:
+            options["lm"] = config
+        session = Session(self, self._engine, self.call("start_session", options, session=session_id)["session_id"])
+        if work is not None:
+            session.as_lm(work)
+        self.begun.add(session.id)
         return session
 
     def join(self, session_id: str) -> Session:
@@ -132,6 +134,7 @@ class Session(SessionCommands[Any]):
         """End it and everything of it."""
         self._engine.forget_session(self.id)
         self._bridge.call("end_session", session=self.id)
+        self._bridge.begun.discard(self.id)
 
     def __enter__(self) -> Session:
         return self

@@ -13,6 +13,7 @@ from dspy_bridge.daemon.connection import Connection
 from dspy_bridge.daemon.control import Control
 from dspy_bridge.daemon.descriptors import pollable_input
 from dspy_bridge.daemon.listener import Listener
+from dspy_bridge.daemon.notify import Notifier
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.router import Router
 from dspy_bridge.daemon.sessions import Sessions
@@ -59,6 +60,7 @@ class Daemon:
 
     def __init__(self, options: DaemonOptions) -> None:
         self._options = options
+        self._notifier = Notifier()
         self._reactor = Reactor(lambda exc: logger.error("a callback of the daemon failed", exc_info=exc))
         # First, because it may not be possible: then nothing has been begun.
         store = Store(Path(options.state_dir), self._reactor, options.state_sync) if options.state_dir else None
@@ -189,6 +191,7 @@ class Daemon:
         if self._listener is not None:
             self._listener.start()
             self._watch_idleness()
+        self._notifier.tell("READY=1")
 
     def _cannot_start(self, reason: str) -> None:
         # The host sees why on its own wire, the operator on stderr.
@@ -208,6 +211,7 @@ class Daemon:
         """Begin the orderly end: no new clients or requests, what is open may finish within a bound."""
         if self._supervisor.draining:
             return
+        self._notifier.tell("STOPPING=1")
         if self._listener is not None:
             self._listener.close()
         self._supervisor.drain(self._drained)

@@ -14,7 +14,7 @@ from dspy_bridge.worker.host import Host
 
 
 class ObservedTool(dspy.Tool):  # type: ignore[misc]
-    """A tool whose refusals are observations: DSPy would put a traceback, with this machine's paths, into the prompt."""
+    """A tool whose refusals are observations: DSPy would put a traceback into the prompt, with this machine's paths."""
 
     def __call__(self, **args: Any) -> Any:
         try:
