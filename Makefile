@@ -18,7 +18,7 @@ demo: $(STAMP)
 	$(BIN)/bridge-cli demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 # Every supported Python that is here, with the oldest and the newest DSPy allowed.
 test-matrix: $(STAMP)

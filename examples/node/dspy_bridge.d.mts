@@ -25,6 +25,8 @@ export type DataFile = {
 export type LMConfig = {
   /** provider/name as dspy.LM takes it; or scripted, local (a small real one), host or host/name. */
   model: string;
+  /** The provider of a model that is named without one. */
+  provider?: string | null;
   /** The provider's key. Never logged, echoed or stored on disk. */
   api_key?: string | null;
   /** Name of the environment variable that holds the key. */
@@ -201,6 +203,12 @@ export interface Commands {
     result: {
       status: "ok";
       uptime_s: number;
+      /** The same; it, and what follows, is what hosts of the early DSPex bridge read. */
+      uptime: number;
+      /** Seconds since 1970. */
+      timestamp: number;
+      dspy_available: boolean;
+      gemini_available: boolean;
       [more: string]: unknown;
     };
   };
@@ -483,6 +491,8 @@ export interface Commands {
     args: {
       /** provider/name as dspy.LM takes it; or scripted, local (a small real one), host or host/name. */
       model: string;
+      /** The provider of a model that is named without one. */
+      provider?: string | null;
       /** The provider's key. Never logged, echoed or stored on disk. */
       api_key?: string | null;
       /** Name of the environment variable that holds the key. */
@@ -516,6 +526,10 @@ export interface Commands {
     result: {
       status: "configured";
       model: string;
+      /** Where it was given one. */
+      provider?: string | null;
+      /** Where it was given one. */
+      temperature?: number | null;
       /** Where it was given one. */
       name?: string | null;
       [more: string]: unknown;
@@ -631,6 +645,10 @@ export interface Commands {
       demos?: (Record<string, unknown>)[];
       /** What to do if the id is taken. */
       on_exists?: "error" | "replace" | "keep";
+      /** Taken from hosts of the early DSPex bridge; not needed. */
+      modules?: unknown[] | null;
+      /** Likewise. */
+      use_dynamic_signature?: boolean | null;
     };
     result: {
       program_id: string;
@@ -653,6 +671,8 @@ export interface Commands {
       inputs?: Record<string, unknown>;
       /** Model options and DSPy settings for this execution alone. */
       config?: Record<string, unknown>;
+      /** Alias of config. */
+      options?: Record<string, unknown>;
       /** A model for this execution alone. */
       lm?: LMConfig | string | null;
       /** Send token and status events first: of every output field, or of those named. */
@@ -666,6 +686,87 @@ export interface Commands {
       /** Per model; empty where the answer came from the cache. */
       usage: Record<string, unknown>;
       execution_time_ms: number;
+      /** The same in seconds. */
+      execution_time: number;
+      [more: string]: unknown;
+    };
+  };
+  /** create_program, on a model of Google. */
+  create_gemini_program: {
+    args: {
+      /** Same as at the top level of the request. */
+      session_id?: string | null;
+      /** The program's id in its session. */
+      id?: string | null;
+      /** Alias of id. */
+      program_id?: string | null;
+      /** A DSPy signature string, or name, instructions, inputs, outputs. */
+      signature?: string | Record<string, unknown> | null;
+      /** Which DSPy module. */
+      program_type?: "predict" | "chain_of_thought" | "react" | "react_v2" | "multi_chain_comparison" | "best_of_n" | "refine" | "ensemble" | "pipeline" | "program_of_thought" | "code_act" | "rlm" | "flex" | "retrieve" | "knn_few_shot" | "custom";
+      /** Options of the module; see docs/dspy.md. */
+      options?: Record<string, unknown>;
+      /** What an agent may call. */
+      tools?: ToolSpec[];
+      /** MCP servers whose tools it may call too. */
+      mcp?: McpServer[];
+      /** A model of the program's own. */
+      lm?: LMConfig | string | null;
+      /** How its prompts are laid out, if not as the session's. */
+      adapter?: AdapterConfig | "chat" | "json" | "xml" | "baml" | "two_step" | null;
+      /** Worked examples for its prompts. */
+      demos?: (Record<string, unknown>)[];
+      /** What to do if the id is taken. */
+      on_exists?: "error" | "replace" | "keep";
+      /** Taken from hosts of the early DSPex bridge; not needed. */
+      modules?: unknown[] | null;
+      /** Likewise. */
+      use_dynamic_signature?: boolean | null;
+      /** Of Google, with the key of GEMINI_API_KEY; or any, in full. */
+      model?: string;
+    };
+    result: {
+      program_id: string;
+      status: "created" | "replaced" | "kept";
+      program_type: string;
+      signature: string;
+      type: "gemini";
+      model_name: string;
+      [more: string]: unknown;
+    };
+  };
+  /** execute_program, with the model's own words. */
+  execute_gemini_program: {
+    args: {
+      /** Same as at the top level of the request. */
+      session_id?: string | null;
+      /** Which program. */
+      program_id?: string | null;
+      /** Alias of program_id. */
+      id?: string | null;
+      /** One value per input field of the signature. */
+      inputs?: Record<string, unknown>;
+      /** Model options and DSPy settings for this execution alone. */
+      config?: Record<string, unknown>;
+      /** Alias of config. */
+      options?: Record<string, unknown>;
+      /** A model for this execution alone. */
+      lm?: LMConfig | string | null;
+      /** Send token and status events first: of every output field, or of those named. */
+      stream?: boolean | string[];
+      /** Coerce and ignore as DSPy does, instead of refusing odd inputs. */
+      lenient?: boolean;
+    };
+    result: {
+      program_id: string;
+      outputs: Record<string, unknown>;
+      /** Per model; empty where the answer came from the cache. */
+      usage: Record<string, unknown>;
+      execution_time_ms: number;
+      /** The same in seconds. */
+      execution_time: number;
+      /** What the model answered; null where it was not asked. */
+      raw_response: string | null;
       [more: string]: unknown;
     };
   };
@@ -939,6 +1040,8 @@ export interface Commands {
     result: {
       status: "reset";
       cleared_programs: number;
+      /** The same. */
+      programs_cleared: number;
       [more: string]: unknown;
     };
   };
@@ -968,6 +1071,8 @@ export interface Commands {
       status: "cleaned";
       collected: number;
       memory_mb: number;
+      /** They are kept; reset_state removes them. */
+      programs_removed: 0;
       [more: string]: unknown;
     };
   };

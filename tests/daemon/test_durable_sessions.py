@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -223,7 +222,7 @@ def test_a_session_replaced_with_the_last_words_of_its_host_is_the_new_one(start
     replace = {"document": document, "on_exists": "replace"}
     number = client.start("import_session", replace, session="a")
     assert client.process
-    os.close(client._write_fd)
+    client.end()
     client._write_fd = -1
     assert client.reply(number)["success"]
     client = start()

@@ -11,10 +11,20 @@ from pathlib import Path
 import pytest
 
 from tests.docs.protocol_page import PAGE, page
+from tests.docs.typescript_types import FILE, types_file
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
+
+
+def _place(file: Path) -> str:
+    return str(file.relative_to(ROOT))
 
 
 def blocks(text: str) -> list[list[tuple[str, list[str]]]]:
@@ -63,7 +73,30 @@ def test_the_protocol_page_is_what_the_code_says() -> None:
     assert PAGE.read_text() == page(), "run: python -m tests.docs.protocol_page"
 
 
-@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
+
+
+@pytest.mark.parametrize("number", range(len(python_blocks("python.md"))))
+def test_every_program_of_the_python_page_runs(number: int, folder: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", python_blocks("python.md")[number]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_tests_of_the_testing_page_pass(folder: Path) -> None:
+    (block,) = python_blocks("testing.md")
+    (folder / "test_it.py").write_text(block)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "test_it.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder)
+    assert "2 passed" in done.stdout, done.stdout
+
+
+def test_the_node_clients_types_are_what_the_code_says() -> None:
+    assert FILE.read_text() == types_file(), "run: python -m tests.docs.typescript_types"
+
+
+@pytest.mark.parametrize("file", PAGES, ids=_place)
 def test_links_and_named_files_exist(file: Path) -> None:
     text = file.read_text()
     for target in re.findall(r"\]\(((?!http)[^)#]+)", text):
@@ -79,13 +112,14 @@ def test_links_and_named_files_exist(file: Path) -> None:
             assert any((home / name).exists() for home in homes), name
 
 
-@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", PAGES, ids=_place)
 def test_pages_name_only_flags_that_exist(file: Path) -> None:
     from dspy_bridge.daemon.options import DaemonOptions
 
     known = {f"--{name.replace('_', '-')}" for name in DaemonOptions.model_fields}
     known |= {"--no-ready", "--fds", "--socket", "--arg", "--args", "--session", "--private", "--no-start", "--skip"}
-    known |= {"--json", "--help"}
+    known |= {"--json", "--help", "--stdio", "--bridge-socket"}
+    known |= {"--noEmit", "--strict", "--user", "--now"}  # of tools the examples' readers use
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", file.read_text())) <= known
 
 

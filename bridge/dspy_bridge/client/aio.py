@@ -166,7 +166,7 @@ class AsyncSession(SessionCommands[Awaitable[Any]]):
             while (event := await call.next()) is not None:
                 self._heard(event.event, event.data)
                 yield event
-            yield Execution(**call.result) if "outputs" in call.result else call.result
+            yield Execution.read(call.result) if "outputs" in call.result else call.result
         finally:
             call.close()
 
@@ -202,7 +202,7 @@ class AsyncProgram:
     async def run(self, inputs: Mapping[str, Any], *, timeout: float | None = None, **options: Any) -> Execution:
         """As calling it, with ``config``, ``lm``, ``lenient`` for this execution alone."""
         args = self._session._execution_args(self.id, inputs, options)
-        return Execution(**await self._session.call("execute_program", args, timeout=timeout))
+        return Execution.read(await self._session.call("execute_program", args, timeout=timeout))
 
     def stream(self, **inputs: Any) -> AsyncIterator[Event | Execution]:
         """Run it, and iterate over what it says meanwhile and at last."""

@@ -120,6 +120,10 @@ class Client:
         """Send one frame as it is."""
         self._wire.send(body)
 
+    def end(self) -> None:
+        """Say that no more is sent; what is open may still be answered by a private daemon."""
+        self._wire.end()
+
     def receive(self, timeout: float = 60.0) -> dict[str, Any]:
         """The next frame, whatever it is."""
         return self._wire.receive(time.monotonic() + timeout)

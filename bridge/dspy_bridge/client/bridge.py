@@ -157,7 +157,7 @@ class Program:
     def run(self, inputs: Mapping[str, Any], *, timeout: float | None = None, **options: Any) -> Execution:
         """As calling it, with ``config``, ``lm``, ``lenient`` for this execution alone."""
         args = self._session._execution_args(self.id, inputs, options)
-        return Execution(**self._session.call("execute_program", args, timeout=timeout))
+        return Execution.read(self._session.call("execute_program", args, timeout=timeout))
 
     def stream(self, **inputs: Any) -> Stream:
         """Run it, and iterate over what it says meanwhile; the stream's ``result`` is the execution."""
@@ -225,7 +225,7 @@ class Stream(Iterator[Event]):
         result, error = said
         if error is not None:
             raise error
-        self._result = Execution(**result) if "outputs" in result else result
+        self._result = Execution.read(result) if "outputs" in result else result
         raise StopIteration
 
     @property

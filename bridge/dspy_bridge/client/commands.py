@@ -32,6 +32,11 @@ class Execution:
     usage: dict[str, Any] = field(default_factory=dict)
     execution_time_ms: float = 0.0
 
+    @classmethod
+    def read(cls, result: Mapping[str, Any]) -> Execution:
+        """From the result of ``execute_program``; what a later daemon adds to it is left out."""
+        return cls(result["program_id"], result["outputs"], result["usage"], result["execution_time_ms"])
+
     def __getattr__(self, name: str) -> Any:
         try:
             return self.outputs[name]

@@ -49,6 +49,8 @@ class Connection:
         self.framing = framing
         self.input_ended = False
         self.lost = False
+        self.knows_protocol = True
+        """Frames nobody has asked for may be sent: the host was told of the protocol, or has said hello."""
         self._reactor = reactor
         self._read_fd = read_fd
         self._write_fd = write_fd

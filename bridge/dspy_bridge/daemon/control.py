@@ -5,31 +5,29 @@ from __future__ import annotations
 import os
 import platform
 import secrets
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
-
-import psutil
 
 from dspy_bridge.daemon import variables
 from dspy_bridge.daemon.failures import to_bridge_error
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.router import OpenRequest, Router
 from dspy_bridge.daemon.sessions import Sessions
+from dspy_bridge.daemon.stats import stats
 from dspy_bridge.protocol import arguments, commands, daemon_commands
 from dspy_bridge.protocol.commands import COMMANDS, Command
 from dspy_bridge.protocol.daemon_commands import StartSessionArgs
 from dspy_bridge.protocol.envelope import PROTOCOL_VERSION
 from dspy_bridge.protocol.errors import BridgeError
 from session_supervisor.failures import Failure, RequestCancelled
-from session_supervisor.os_facts import private_memory
 from session_supervisor.supervisor import Supervisor
 
 CAPABILITIES: Final = [
     *("sessions", "recycling", "hibernation", "export", "branch", "pools", "limits", "retry"),
     *("cancel", "log_events", "json_rpc", "host_calls", "streaming", "batches", "evaluation"),
+    *("compilation", "retrieval", "mcp"),
 ]
 
 
@@ -105,10 +103,11 @@ class Control:
         if args.protocol is not None and PROTOCOL_VERSION not in args.protocol:
             message = f"this daemon speaks protocol {PROTOCOL_VERSION}, the host {args.protocol}"
             raise BridgeError("unsupported", message, details={"protocols": [PROTOCOL_VERSION]})
+        opened.connection.knows_protocol = True
         opened.success(self.ready())
 
     def _ping(self, opened: OpenRequest, args: daemon_commands.PingArgs) -> None:
-        opened.success({"status": "ok", "uptime_s": round(time.monotonic() - self._started, 3)})
+        opened.success(daemon_commands.ping_result(time.monotonic() - self._started))
 
     def _list_commands(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         opened.success({"commands": [commands.schemas(name) for name in COMMANDS]})
@@ -137,9 +136,10 @@ class Control:
         session = self._sessions.get(session_id)
         if session is None:
             # To end what does not exist is a success: clean-ups may run twice.
-            opened.success({"session_id": session_id, "status": "not_found"})
+            opened.success({"session_id": session_id, "status": "not_found", "programs_removed": 0})
         else:
-            session.end(lambda: opened.success({"session_id": session_id, "status": "ended"}))
+            ended = {"session_id": session_id, "status": "ended", "programs_removed": len(Sessions.programs(session))}
+            session.end(lambda: opened.success(ended))
 
     def _list_sessions(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         everyone = list(self._supervisor.sessions.values())
@@ -219,75 +219,8 @@ class Control:
 
     def _get_stats(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         assert self.router is not None
-        supervisor = self._supervisor
-        launcher = supervisor.launcher.describe()
-        template = launcher.get("template_pid")
-        states: dict[str, int] = {}
-        for session in supervisor.sessions.values():
-            states[session.state] = states.get(session.state, 0) + 1
-        counters = supervisor.counters
-        opened.success(
-            {
-                "uptime_s": round(time.monotonic() - self._started, 3),
-                "sessions": {
-                    "total": len(supervisor.sessions),
-                    "by_state": states,
-                    "limit": supervisor.options.max_sessions,
-                    "expired": counters.expired,
-                    "hibernations": counters.hibernations,
-                },
-                "requests": {
-                    "total": counters.requests,
-                    "waiting": supervisor.waiting,
-                    "waiting_limit": supervisor.options.queue_total,
-                    "open": len(self.router.open),
-                    "overloaded": counters.overloads,
-                    "retried": self.router.retries,
-                    "latency_ms": _percentiles(self.router.latencies),
-                    "queue_ms": _percentiles(self.router.waits),
-                },
-                "workers": {
-                    "spare": supervisor.pool.spare_count,
-                    "starting": supervisor.pool.starting_count,
-                    "started": supervisor.pool.started,
-                    "live": sum(len(session.workers) for session in supervisor.sessions.values()),
-                    "busy": sum(session.in_flight for session in supervisor.sessions.values()),
-                    "limit": supervisor.residency.limit,
-                    "sessions_waiting": supervisor.residency.waiting,
-                    "crashes": counters.crashes,
-                    "recycles": counters.recycles,
-                },
-                "lm_calls": {
-                    "leased": supervisor.leases.used,
-                    "waiting": supervisor.leases.waiting,
-                    "limit": supervisor.leases.limit,
-                },
-                "launcher": launcher,
-                "memory_mb": {
-                    "daemon": _memory_mb(os.getpid()),
-                    "template": _memory_mb(template) if isinstance(template, int) else None,
-                },
-                "python": sys.version.split()[0],
-            }
-        )
+        opened.success(stats(self._supervisor, self.router, time.monotonic() - self._started))
 
     def _shut_down(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         opened.success({"status": "shutting_down"})
         self._shutdown()
-
-
-def _percentiles(seconds: Iterable[float]) -> dict[str, float | None]:
-    """Of the latest requests that went to a session, in milliseconds; null before the first."""
-    ordered = sorted(seconds)
-    return {
-        f"p{share}": round(ordered[len(ordered) * share // 100] * 1000, 3) if ordered else None
-        for share in (50, 90, 99)
-    }
-
-
-def _memory_mb(pid: int) -> float | None:
-    """Private memory of a process in MiB; None if it is gone."""
-    try:
-        return round(private_memory(pid) / 2**20, 2)
-    except psutil.Error:
-        return None

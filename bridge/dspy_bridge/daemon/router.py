@@ -67,7 +67,7 @@ class OpenRequest:
         return not self.connection.congested
 
     def output(self, data: bytes) -> None:
-        if self._log_left <= 0 or self.connection.congested:
+        if self._log_left <= 0 or self.connection.congested or not self.connection.knows_protocol:
             return
         if self._decoder is None:
             self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -90,6 +90,7 @@ class OpenRequest:
 
     def reply(self, body: bytes) -> None:
         self._router.close(self, self._host_calls)
+        self._router.failed += envelope.is_failure(self.call, body)
         if self.request is not None:
             self._router.latencies.append(time.monotonic() - self._received)
             if self.request.started_at:
@@ -157,6 +158,10 @@ class Router:
         """The part of it they waited for an interpreter."""
         self.retries = 0
         """Requests that began again because their interpreter had died."""
+        self.taken = 0
+        """Requests so far."""
+        self.failed = 0
+        """Those of them that were answered with an error."""
         self._call_numbers = itertools.count(1)
         self._awaited: dict[tuple[Connection, str], Callable[[bytes], None]] = {}
         self._supervisor = supervisor
@@ -194,6 +199,7 @@ class Router:
             error = BridgeError("duplicate_id", f"a request with id {call.id!r} is still open")
             connection.send(envelope.failure(call.id, call.rpc, error))
             return
+        self.taken += 1
         opened = OpenRequest(self, connection, call)
         self.open[key] = opened
         opened.attempt(lambda: self._dispatch(opened, body))

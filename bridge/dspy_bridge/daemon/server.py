@@ -113,6 +113,7 @@ class Daemon:
             on_input_end=self._input_ended,
             on_lost=self._lost,
         )
+        connection.knows_protocol = self._options.ready
         self._connections.add(connection)
         return connection
 

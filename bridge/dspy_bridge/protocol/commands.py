@@ -107,6 +107,21 @@ _ROWS: Final = (
     ),
     Command("create_program", "session", session.CreateProgramArgs, session.CreatedProgram, "Make a program.", True),
     Command("execute_program", "session", session.ExecuteProgramArgs, session.Execution, "Run a program."),
+    Command(
+        "create_gemini_program",
+        "session",
+        session.CreateGeminiProgramArgs,
+        session.CreatedGeminiProgram,
+        "create_program, on a model of Google.",
+        True,
+    ),
+    Command(
+        "execute_gemini_program",
+        "session",
+        session.ExecuteProgramArgs,
+        session.GeminiExecution,
+        "execute_program, with the model's own words.",
+    ),
     Command("execute_batch", "session", session.ExecuteBatchArgs, session.BatchResult, "Run a program on many inputs."),
     Command(
         "evaluate_program",

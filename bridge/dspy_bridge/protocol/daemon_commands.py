@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -37,6 +38,17 @@ class PingArgs(Args):
 class PingResult(Result):
     status: Literal["ok"]
     uptime_s: float
+    uptime: float = Field(description="The same; it, and what follows, is what hosts of the early DSPex bridge read.")
+    timestamp: float = Field(description="Seconds since 1970.")
+    dspy_available: bool
+    gemini_available: bool
+
+
+def ping_result(uptime: float) -> dict[str, Any]:
+    """The result of ``ping``, whoever answers it."""
+    uptime = round(uptime, 3)
+    known = {"dspy_available": True, "gemini_available": True}
+    return {"status": "ok", "uptime_s": uptime, "uptime": uptime, "timestamp": time.time(), **known}
 
 
 class CommandsResult(Result):

@@ -171,6 +171,12 @@ def event_tail(event: str, data: dict[str, Any]) -> bytes:
     return orjson.dumps({"event": event, "data": data})[1:]
 
 
+def is_failure(call: Call, reply: bytes) -> bool:
+    """Whether a reply to ``call`` is an error, told by its first bytes."""
+    head = b'{"jsonrpc":"2.0","id":%b,"error":' if call.rpc else b'{"id":%b,"success":false'
+    return reply.startswith(head % orjson.dumps(call.id))
+
+
 def event(call_id: CallId, rpc: bool, seq: int, tail: bytes) -> bytes:
     """The event frame number ``seq`` of a request, from its :func:`event_tail`."""
     head = b'{"id":%b,"seq":%d,' % (orjson.dumps(call_id), seq)

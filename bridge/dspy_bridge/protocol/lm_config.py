@@ -17,6 +17,18 @@ def referred_name(config: Mapping[str, Any]) -> str | None:
     return model[len(_REFERENCE) :] if isinstance(model, str) and model.startswith(_REFERENCE) else None
 
 
+_PROVIDERS: Final = {"google": "gemini"}
+"""Names of providers hosts use that DSPy knows by another."""
+
+
+def full_model(model: str, provider: str | None) -> str:
+    """``provider/name`` as DSPy wants it, from a bare name and its provider."""
+    if "/" in model or not (provider or model.startswith("gemini-")):
+        return model
+    provider = provider or "google"
+    return f"{_PROVIDERS.get(provider, provider)}/{model}"
+
+
 def _by_name(value: Any) -> Any:
     return {"model": _REFERENCE + value} if isinstance(value, str) else value
 
@@ -31,6 +43,7 @@ class LMConfig(BaseModel):
         max_length=512,
         description="provider/name as dspy.LM takes it; or scripted, local (a small real one), host or host/name.",
     )
+    provider: str | None = Field(None, description="The provider of a model that is named without one.")
     api_key: str | None = Field(None, description="The provider's key. Never logged, echoed or stored on disk.")
     api_key_env: str | None = Field(None, description="Name of the environment variable that holds the key.")
     api_base: str | None = Field(None, description="URL of the endpoint, where it is not the provider's own.")

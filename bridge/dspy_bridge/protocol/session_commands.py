@@ -41,6 +41,8 @@ class ConfigureLMArgs(LMConfig):
 class ConfiguredLM(Result):
     status: Literal["configured"]
     model: str
+    provider: str | None = Field(None, description="Where it was given one.")
+    temperature: float | None = Field(None, description="Where it was given one.")
     name: str | None = Field(None, description="Where it was given one.")
 
 
@@ -130,6 +132,8 @@ class CreateProgramArgs(Args):
     adapter: AdapterRef | None = Field(None, description="How its prompts are laid out, if not as the session's.")
     demos: list[dict[str, Any]] = Field(default_factory=list, description="Worked examples for its prompts.")
     on_exists: Literal["error", "replace", "keep"] = Field("error", description="What to do if the id is taken.")
+    modules: list[Any] | None = Field(None, description="Taken from hosts of the early DSPex bridge; not needed.")
+    use_dynamic_signature: bool | None = Field(None, description="Likewise.")
 
 
 class CreatedProgram(Result):
@@ -139,6 +143,15 @@ class CreatedProgram(Result):
     signature: str
 
 
+class CreateGeminiProgramArgs(CreateProgramArgs):
+    model: str = Field("gemini-1.5-flash", description="Of Google, with the key of GEMINI_API_KEY; or any, in full.")
+
+
+class CreatedGeminiProgram(CreatedProgram):
+    type: Literal["gemini"]
+    model_name: str
+
+
 class ExecuteProgramArgs(Args):
     program_id: Name | None = Field(None, description="Which program.")
     id: Name | None = Field(None, description="Alias of program_id.")
@@ -146,6 +159,7 @@ class ExecuteProgramArgs(Args):
     config: dict[str, Any] = Field(
         default_factory=dict, description="Model options and DSPy settings for this execution alone."
     )
+    options: dict[str, Any] = Field(default_factory=dict, description="Alias of config.")
     lm: LMRef | None = Field(None, description="A model for this execution alone.")
     stream: bool | list[str] = Field(
         False, description="Send token and status events first: of every output field, or of those named."
@@ -158,6 +172,11 @@ class Execution(Result):
     outputs: dict[str, Any]
     usage: dict[str, Any] = Field(description="Per model; empty where the answer came from the cache.")
     execution_time_ms: float
+    execution_time: float = Field(description="The same in seconds.")
+
+
+class GeminiExecution(Execution):
+    raw_response: str | None = Field(description="What the model answered; null where it was not asked.")
 
 
 class DataFile(BaseModel):
@@ -322,6 +341,7 @@ class ClearedProgram(Result):
 class ResetResult(Result):
     status: Literal["reset"]
     cleared_programs: int
+    programs_cleared: int = Field(description="The same.")
 
 
 class ProbeArgs(Args):
@@ -339,3 +359,4 @@ class CleanupResult(Result):
     status: Literal["cleaned"]
     collected: int
     memory_mb: float
+    programs_removed: Literal[0] = Field(description="They are kept; reset_state removes them.")

@@ -67,7 +67,7 @@ class Executor:
         if wanted is not None:
             self._check_fields(program, wanted)
         callbacks = [StatusEvents(self._session.host)] if args.stream else []
-        with self.scope(program, args.lm, args.config, callbacks):
+        with self.scope(program, args.lm, {**args.options, **args.config}, callbacks):
             return self._run(program, inputs, bool(args.stream), wanted)
 
     def _check_fields(self, program: Program, wanted: Collection[str]) -> None:
@@ -96,6 +96,7 @@ class Executor:
             "outputs": program.signature.encode_outputs(prediction),
             "usage": usage,
             "execution_time_ms": round(elapsed, 3),
+            "execution_time": round(elapsed / 1000, 6),
         }
 
     @contextlib.contextmanager
@@ -144,7 +145,7 @@ class Executor:
             path = f"inputs[{index}]"
             inputs = program.signature.decode_inputs(given, strict=not args.lenient, path=path)
             result = self._run(program, inputs)
-            del result["program_id"]
+            del result["program_id"], result["execution_time"]
             return result
 
         rows = self._session.data.rows(args.inputs, "args.inputs")

@@ -168,11 +168,22 @@ class Learning:
 
     def history(self, args: session_commands.InspectHistoryArgs) -> dict[str, Any]:
         """The result of ``inspect_history``."""
-        entries = sys.modules["dspy.clients.base_lm"].GLOBAL_HISTORY[-args.n :]
+        entries = _calls()[-args.n :]
         kept = ("model", "messages", "prompt", "outputs", "usage", "cost", "timestamp", "model_type")
         hidden = self._session.secrets()
         calls = [{name: _shown(entry.get(name), hidden) for name in kept} for entry in entries]
         return {"calls": calls}
+
+
+def _calls() -> list[dict[str, Any]]:
+    calls: list[dict[str, Any]] = sys.modules["dspy.clients.base_lm"].GLOBAL_HISTORY
+    return calls
+
+
+def latest_call() -> dict[str, Any] | None:
+    """DSPy's entry of the latest model call of this interpreter."""
+    calls = _calls()
+    return calls[-1] if calls else None
 
 
 def _shown(value: Any, hidden: list[str]) -> Any:

@@ -11,7 +11,7 @@ from dspy.utils.exceptions import LMError
 
 from dspy_bridge.protocol.arguments import validate
 from dspy_bridge.protocol.errors import BridgeError
-from dspy_bridge.protocol.lm_config import LMConfig
+from dspy_bridge.protocol.lm_config import LMConfig, full_model
 from dspy_bridge.worker.configured import Configured
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.host_lm import HostLM
@@ -21,7 +21,7 @@ from dspy_bridge.worker.types import bad
 
 Model: TypeAlias = Configured[dspy.BaseLM]
 
-_REFUSED: Final = ("callbacks", "provider", "async_engine", "launch_kwargs", "train_kwargs", "prompt_cache")
+_REFUSED: Final = ("callbacks", "async_engine", "launch_kwargs", "train_kwargs", "prompt_cache")
 """Arguments of ``dspy.LM`` that take Python objects: there is no JSON for them."""
 _SCRIPTED_ONLY: Final = ("answers", "delay_ms", "seed")
 _CLIENT: Final = ("api_base", "timeout", "engine", "cache", "model_type", "headers", "extra_headers")
@@ -40,7 +40,7 @@ def build_lm(
         if config.get(name) is not None:
             raise bad(f"lm.{name}", "takes a Python object and cannot be set over the wire")
     given = key_of_environment(config, "lm", environ)
-    model = given.pop("model")
+    model = full_model(given.pop("model"), given.pop("provider", None))
     scripted = {name: given.pop(name) for name in _SCRIPTED_ONLY if name in given}
     if scripted and model != "scripted":
         name = next(iter(scripted))

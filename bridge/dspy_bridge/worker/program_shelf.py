@@ -36,6 +36,7 @@ from dspy_bridge.worker.programs import Program, build_program
 from dspy_bridge.worker.state import State
 from dspy_bridge.worker.types import parse_type
 
+_NOT_SPEC: Final = {"session_id", "id", "program_id", "on_exists", "modules", "use_dynamic_signature"}
 _NEVER_RUN: Final[tuple[int, str | None, dict[str, Any]]] = (0, None, {})
 
 
@@ -138,7 +139,7 @@ class ProgramShelf:
             program = self.program(program_id)
             status = "kept"
         else:
-            spec = args.model_dump(exclude={"session_id", "id", "program_id", "on_exists"}, exclude_unset=True)
+            spec = args.model_dump(exclude=_NOT_SPEC, exclude_unset=True)
             self._read_rows(spec)
             model = None if args.lm is None else self._models.find(spec["lm"])
             secrets = self._own_secrets(spec, model)

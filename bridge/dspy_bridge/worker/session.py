@@ -18,6 +18,7 @@ from dspy_bridge.protocol import arguments, commands, daemon_commands, session_c
 from dspy_bridge.protocol.arguments import validate
 from dspy_bridge.protocol.envelope import Call
 from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.protocol.lm_config import full_model
 from dspy_bridge.protocol.secrets import split_secrets
 from dspy_bridge.worker import isolation
 from dspy_bridge.worker.configured import Configured
@@ -25,7 +26,7 @@ from dspy_bridge.worker.data import DataFolder
 from dspy_bridge.worker.embedders import EmbedderShelf
 from dspy_bridge.worker.execution import Executor
 from dspy_bridge.worker.host import Host
-from dspy_bridge.worker.learning import Learning
+from dspy_bridge.worker.learning import Learning, latest_call
 from dspy_bridge.worker.leased_calls import LeasedCalls
 from dspy_bridge.worker.model_shelf import ModelShelf
 from dspy_bridge.worker.program_shelf import ProgramShelf, named_program
@@ -59,6 +60,8 @@ class SessionRuntime:
             "define_types": self.programs.define_types,
             "create_program": self.programs.create,
             "execute_program": self._execute_program,
+            "create_gemini_program": self._create_gemini_program,
+            "execute_gemini_program": self._execute_gemini_program,
             "execute_batch": self._execute_batch,
             "evaluate_program": self._evaluate_program,
             "compile_program": self._learning.compile,
@@ -122,11 +125,12 @@ class SessionRuntime:
         return self._handlers[command.name](args)
 
     def _ping(self, args: daemon_commands.PingArgs) -> dict[str, Any]:
-        return {"status": "ok", "uptime_s": round(time.monotonic() - self._started, 3)}
+        return daemon_commands.ping_result(time.monotonic() - self._started)
 
     def _configure_lm(self, args: session_commands.ConfigureLMArgs) -> dict[str, Any]:
         self.models.configure(args.model_dump(exclude={"session_id", "name"}, exclude_unset=True), args.name)
-        said = {"status": "configured", "model": args.model}
+        said: dict[str, Any] = {"status": "configured", "model": args.model}
+        said |= args.model_dump(include={"provider", "temperature"}, exclude_none=True)
         if args.name is not None:
             self.programs.forget_built()  # some may hold what had that name before
             said["name"] = args.name
@@ -146,6 +150,21 @@ class SessionRuntime:
 
     def _execute_program(self, args: session_commands.ExecuteProgramArgs) -> dict[str, Any]:
         return self._executor.execute(self.programs.program(named_program(args)), args)
+
+    def _create_gemini_program(self, args: session_commands.CreateGeminiProgramArgs) -> dict[str, Any]:
+        given = args.model_dump(exclude={"model"}, exclude_unset=True)
+        name = full_model(args.model, None)
+        own = name.startswith("gemini/")
+        given["lm"] = {"model": name, **({"api_key_env": "GEMINI_API_KEY"} if own else {})}
+        made = self.programs.create(session_commands.CreateProgramArgs.model_validate(given))
+        return {**made, "type": "gemini", "model_name": args.model}
+
+    def _execute_gemini_program(self, args: session_commands.ExecuteProgramArgs) -> dict[str, Any]:
+        before = latest_call()
+        executed = self._execute_program(args)
+        call = latest_call()
+        asked = call is not None and call is not before
+        return {**executed, "raw_response": str(call["outputs"][0]) if asked and call else None}
 
     def _execute_batch(self, args: session_commands.ExecuteBatchArgs) -> dict[str, Any]:
         return self._executor.batch(self.programs.program(args.program_id), args)
@@ -177,7 +196,7 @@ class SessionRuntime:
         self.programs.forget_types()
         self.settings.reset_dspy()
         self._be_as_born()
-        return {"status": "reset", "cleared_programs": cleared}
+        return {"status": "reset", "cleared_programs": cleared, "programs_cleared": cleared}
 
     def _probe_isolation(self, args: session_commands.ProbeArgs) -> dict[str, Any]:
         reads = isolation.read(skip=args.skip) if args.canary is None else isolation.plant(args.canary, skip=args.skip)
@@ -186,7 +205,7 @@ class SessionRuntime:
     def _cleanup(self, args: arguments.NoArgs) -> dict[str, Any]:
         collected = gc.collect()
         memory = psutil.Process().memory_full_info().uss / 2**20
-        return {"status": "cleaned", "collected": collected, "memory_mb": round(memory, 2)}
+        return {"status": "cleaned", "collected": collected, "memory_mb": round(memory, 2), "programs_removed": 0}
 
 
 def _texts(values: Any) -> Iterator[str]:

@@ -36,6 +36,8 @@ _NAMES: Final[Mapping[str, Any]] = {
     "array": list[Any],
     "dict": dict[str, Any],
     "object": dict[str, Any],
+    "map": dict[str, Any],
+    "atom": str,
     "tuple": tuple[Any, ...],
     "set": set[Any],
     "any": Any,
