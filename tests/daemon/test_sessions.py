@@ -80,7 +80,7 @@ def test_clear_and_reset_say_what_they_did(daemon: Client, scripted: str) -> Non
     assert daemon.call("clear_program", {"program_id": "qa"}, session=scripted)["status"] == "not_found"
     for name in "abc":
         daemon.call("create_program", {"id": name, "signature": "x -> y"}, session=scripted)
-    assert daemon.call("reset_state", session=scripted) == {"status": "reset", "cleared_programs": 3}
+    assert daemon.call("reset_state", session=scripted)["cleared_programs"] == 3
     assert daemon.call("list_programs", session=scripted)["total_count"] == 0
     daemon.call("create_program", {"id": "a", "signature": "x -> y"}, session=scripted)
     assert code_of(daemon, "execute_program", {"program_id": "a", "inputs": {"x": "1"}}, session=scripted) == (
