@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from session_supervisor.frames import CALL_NUMBER, FrameReader, Kind, pack, pack_header
 from session_supervisor.reactor import Callback, Reactor
@@ -50,16 +50,25 @@ class Channel:
         self._numbers = itertools.count(1)
         self._answered = threading.Condition()
         self._led = False
-        self.serving: int | None = None
-        """Number of the request under way: the one received last, until the next frame is asked for."""
+        self._reader_thread: int | None = None
+        self._latest: int | None = None
+        self.under_way: Callable[[], int | None] = lambda: self._latest
+        """Number of the request that whoever asks works on: the one received last, until the next frame is
+        asked for. A worker that serves several at once puts a function of its own here."""
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
+    def read_here(self) -> None:
+        """From now on this thread alone reads: it is always in :meth:`receive`, or soon again."""
+        self._reader_thread = threading.get_ident()
+
     def receive(self) -> tuple[Kind, int, bytes]:
         """The next frame as ``(kind, number, body)``; blocks. Raises :class:`ChannelClosed` at the end.
         Answers that come too late are dropped."""
-        self.serving = None
+        self._latest = None
+        if self._reader_thread is not None:
+            return self._receive_for_all()
         while True:
             if self._calls:  # of a thread that outlived its request: it may be leading
                 with self._answered:
@@ -72,9 +81,20 @@ class Channel:
                 self._read()
             frame = self._arrived.popleft()
             if frame[0] is Kind.REQUEST:
-                self.serving = frame[1]
+                self._latest = frame[1]
             if frame[0] is not Kind.ANSWER:
                 return frame
+
+    def _receive_for_all(self) -> tuple[Kind, int, bytes]:
+        while True:
+            while self._arrived:
+                frame = self._arrived.popleft()
+                if frame[0] is not Kind.ANSWER:
+                    return frame
+                with self._answered:
+                    self._deliver(*frame)
+                    self._answered.notify_all()
+            self._read()
 
     def _read(self) -> None:
         data = self._sock.recv(_CHUNK)
@@ -99,7 +119,7 @@ class Channel:
         """Ask the caller of the request under way; answers that come after the block are dropped. Raises
         :class:`NothingUnderWay`."""
         with self._answered:
-            request = self.serving
+            request = self.under_way()
             if request is None:
                 raise NothingUnderWay
             call = Call(next(self._numbers))
@@ -119,7 +139,7 @@ class Channel:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise TimeoutError
-                if self._led:
+                if self._led or self._reader_thread not in (None, threading.get_ident()):
                     self._answered.wait(left)
                 else:
                     self._lead(left)

@@ -59,6 +59,8 @@ class Crew:
         self._mutation: Request | None = None
         # Every worker that is ours to see off: serving, arriving or being stopped.
         self._handles: set[WorkerHandle] = set()
+        # Workers that have been replaced while they still ran requests.
+        self._outgoing: set[WorkerHandle] = set()
         # Workers being assigned, each with the one it is to replace (None: it adds to them).
         self._newcomers: dict[WorkerHandle, WorkerHandle | None] = {}
         self._arriving = 0
@@ -108,7 +110,7 @@ class Crew:
     def pump(self) -> None:
         """Put on workers what can run now; take more workers where that would help."""
         while self._queue and self._mutation is None:
-            worker = self._idle_worker()
+            worker = self._free_worker(alone=self._queue[0].mutating)
             if worker is None:
                 if len(self.workers) + self._arriving < self.session.options.workers:
                     self._wake()
@@ -121,11 +123,10 @@ class Crew:
                 self._bring_up_to_date(worker)
             worker.serve(head)
 
-    def _idle_worker(self) -> WorkerHandle | None:
-        for worker in self.workers:
-            if worker.lifecycle.state == IDLE:
-                return worker
-        return None
+    def _free_worker(self, *, alone: bool) -> WorkerHandle | None:
+        """One that can take a request now, the least busy; ``alone``: one that runs no other."""
+        free = [one for one in self.workers if (one.lifecycle.state == IDLE if alone else one.has_room)]
+        return min(free, key=lambda one: len(one.in_flight), default=None)
 
     def _fail_queued(self, failure: Failure) -> None:
         waiting, self._queue = self._queue, collections.deque()
@@ -175,6 +176,7 @@ class Crew:
     def assign(self, worker: WorkerHandle, replaces: WorkerHandle | None) -> None:
         """Have ``worker`` become the session; with ``replaces``, to succeed that one."""
         worker.owner = self
+        worker.threads = self.session.options.threads
         self._newcomers[worker] = replaces
         self._handles.add(worker)
         self.session.folder.mkdir(mode=0o700, exist_ok=True)
@@ -188,8 +190,10 @@ class Crew:
         old = self._newcomers.pop(worker)
         self._stillbirths = 0
         if old is not None and not self._succession.replaces(old):
-            # The one it was to replace has died, and that loss has been made good or is about to be.
+            # The one it was to replace has died, and that loss has been made good or is about to be;
+            # or the session is ending.
             self._dismiss(worker)
+            self.settle()
             return
         self._succession.begin_service(worker)
         if self.session.options.measured:
@@ -266,7 +270,10 @@ class Crew:
     def replace(self, old: WorkerHandle, successor: WorkerHandle) -> None:
         """``successor`` serves from now on where ``old`` did."""
         self.workers[self.workers.index(old)] = successor
-        self._dismiss(old)
+        if old.in_flight:
+            self._outgoing.add(old)
+        else:
+            self._dismiss(old)
         self.session.recycles += 1
         self.pump()
 
@@ -369,8 +376,23 @@ class Crew:
             worker.version = session.snapshot.version
         if request is self._mutation:
             self._mutation = None
-        self._succession.after_request(worker)
-        self._yield_turn(worker)
+        self._after_request(worker)
+
+    def worker_stopped(self, worker: WorkerHandle, request: Request) -> None:
+        assert request.stopping is not None
+        if request is self._mutation:
+            self._mutation = None
+        request.finish_failed(request.stopping)
+        self._after_request(worker)
+
+    def _after_request(self, worker: WorkerHandle) -> None:
+        if worker in self._outgoing:
+            if not worker.in_flight:
+                self._outgoing.discard(worker)
+                self._dismiss(worker)
+        else:
+            self._succession.after_request(worker)
+            self._yield_turn(worker)
         self.pump()
         self.settle()
 
@@ -412,6 +434,7 @@ class Crew:
         self._surroundings.inspector.forget(worker)
         self._leases.drop(worker)
         self._handles.discard(worker)
+        self._outgoing.discard(worker)
         if self._mutation is not None and not any(self._mutation.number in w.in_flight for w in self._handles):
             self._mutation = None
         if worker in self._newcomers:

@@ -13,6 +13,7 @@ kind        sent by    means
 ``STOP``    supervisor leave now
 ``ANSWER``  supervisor what came back for call ``number``: a piece of it, or all; body as it came
 ``COLLECT`` supervisor collect your garbage and say what you still hold
+``CANCEL``  supervisor stop request ``number``, which is one of several under way
 ``READY``   worker     I can be assigned (body: facts about me, opaque)
 ``ASSIGNED`` worker    I am that session now
 ``REFUSED`` worker     I cannot become that session (body: UTF-8 reason); I am leaving
@@ -24,6 +25,7 @@ kind        sent by    means
 ``CALL``    worker     request ``number`` asks its caller something (body: :data:`CALL_NUMBER`, then as it is)
 ``LEASE``   worker     I want a lease (body: :data:`CALL_NUMBER`); ``ANSWER`` with that number grants it
 ``RELEASE`` worker     I need one of my leases no longer
+``PRINTED`` worker     request ``number`` has printed this (where several are under way, only it can tell)
 ``HOLDS``   worker     my private memory after a collection; number: bytes
 ==========  =========  ====================================================================
 """
@@ -42,6 +44,7 @@ class Kind(enum.IntEnum):
     STOP = 4
     COLLECT = 5
     ANSWER = 6
+    CANCEL = 7
     READY = 16
     ASSIGNED = 17
     REFUSED = 18
@@ -54,6 +57,7 @@ class Kind(enum.IntEnum):
     CHECKPOINT = 25
     LEASE = 26
     RELEASE = 27
+    PRINTED = 28
 
 
 _HEADER: Final = struct.Struct("<BQI")

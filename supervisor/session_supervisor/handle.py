@@ -74,6 +74,9 @@ class WorkerOwner(Protocol):
         """``request`` is done and ``parts`` is what it changed; the owner sees to it that ``reply`` goes
         out, not before the change is as safe as it is to be. The worker can take another request."""
 
+    def worker_stopped(self, worker: WorkerHandle, request: Request) -> None:
+        """``request``, one of several, was told to stop and has; its outcome is why it was stopped."""
+
     def worker_checkpoint(self, worker: WorkerHandle, parts: Parts) -> None:
         """A request under way on it has changed ``parts``, to be kept whatever becomes of the request."""
 
@@ -110,6 +113,8 @@ class WorkerHandle:
         """Its session wants it replaced: by age, by count or by request."""
         self.told_to_end = False
         """Its end is our doing, not an accident."""
+        self.threads = 1
+        """How many requests it may run at once."""
         self.in_flight: dict[int, Request] = {}
         self.lifecycle = Lifecycle(WORKER_TRANSITIONS, STARTING)
         self.expiry: Timer | None = None
@@ -165,6 +170,11 @@ class WorkerHandle:
         """Send one frame; what the pipe does not take now follows as it empties."""
         self._channel.send(kind, number, body)
 
+    @property
+    def has_room(self) -> bool:
+        """It can take another request now."""
+        return self.lifecycle.state == IDLE or (self.lifecycle.state == BUSY and len(self.in_flight) < self.threads)
+
     def serve(self, request: Request) -> None:
         """Put ``request`` in flight on it."""
         if self.lifecycle.state == IDLE:
@@ -208,6 +218,10 @@ class WorkerHandle:
                 self._read_log()  # what it printed before this event comes before it
                 if not request.sink.event(body):
                     self._pause(request)
+        elif kind is Kind.PRINTED:
+            request = self.in_flight.get(number)
+            if request is not None and request.stopping is None:
+                request.sink.output(body)
         elif kind is Kind.CALL:
             self._ask(number, body)
         elif kind is Kind.LEASE:
@@ -245,6 +259,9 @@ class WorkerHandle:
         if request is None:
             return
         parts = self._parts.pop(number, {})
+        if request.stopping is not None and self.threads > 1:
+            self._stopped(request)
+            return
         if request.stopping is not None:
             # The interrupt reached it. Its reply and its changes are of no interest any more, and
             # what its program left running must not go on: the death of the worker ends the request.
@@ -253,7 +270,8 @@ class WorkerHandle:
         self._read_log()
         del self.in_flight[number]
         self.served += 1
-        if self._spent:
+        self.due = self.due or self._spent
+        if self._spent and not self.in_flight:
             self.told_to_end = True
             self.kill()
         elif not self.in_flight and self.lifecycle.state == BUSY:
@@ -278,7 +296,7 @@ class WorkerHandle:
         self._last_output_size += len(self._last_output[-1])
         while self._last_output_size - len(self._last_output[0]) >= _LAST_OUTPUT:
             self._last_output_size -= len(self._last_output.popleft())
-        for request in self.in_flight.values():
+        for request in self.in_flight.values() if self.threads == 1 else ():
             if request.stopping is None:
                 request.sink.output(data)
                 return True
@@ -305,6 +323,9 @@ class WorkerHandle:
         if request.stopping is not None:
             return
         request.stopping = reason
+        if self.threads > 1:
+            self._interrupt_thread(request)
+            return
         self.told_to_end = True
         if self.state == DRAINING:
             return
@@ -317,6 +338,34 @@ class WorkerHandle:
                 (self._grace.dump, self._signal_kill),
             ]
         )
+
+    def _interrupt_thread(self, request: Request) -> None:
+        """Stop one of several requests. A thread that cannot be stopped is given up: its interpreter takes
+        no more requests and ends with the last of its others."""
+        self.send(Kind.CANCEL, request.number)
+
+        def give_up() -> None:
+            if request.number not in self.in_flight:
+                return
+            if len(self.in_flight) == 1:
+                self.told_to_end = True
+                self.kill()
+            else:
+                self._spent = True
+                self._stopped(request)
+
+        self._reactor.call_later(self._grace.interrupt + self._grace.terminate, give_up)
+
+    def _stopped(self, request: Request) -> None:
+        """A request that was one of several has stopped, or is not waited for any more."""
+        del self.in_flight[request.number]
+        self.due = self.due or self._spent
+        if not self.in_flight and self._spent:
+            self.told_to_end = True
+            self.kill()
+        elif not self.in_flight and self.lifecycle.state == BUSY:
+            self.lifecycle.to(IDLE)
+        self.owner.worker_stopped(self, request)
 
     def kill(self) -> None:
         """SIGKILL to its group, now. Idempotent."""

@@ -33,7 +33,8 @@ class RecyclePolicy:
 class SessionOptions:
     """What can be set about one session.
 
-    ``workers``: interpreters its requests are spread over. ``leases``: how many it has out at once
+    ``workers``: interpreters its requests are spread over. ``threads``: requests each of them runs at
+    once. ``leases``: how many it has out at once
     (0: no bound of its own; :mod:`.leases`). ``idle_timeout``: it hibernates after so
     long without a request; ``ttl``: it ends after so long without one (0: never, for both).
     ``durable``: its changes are stored before they are acknowledged.
@@ -42,6 +43,7 @@ class SessionOptions:
     recycle: RecyclePolicy = field(default_factory=RecyclePolicy)
     limits: Limits = field(default_factory=Limits)
     workers: int = 1
+    threads: int = 1
     queue: int = 1_024
     leases: int = 0
     idle_timeout: float = 0.0

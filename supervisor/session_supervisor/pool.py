@@ -204,6 +204,9 @@ class Pool:
     def worker_refused(self, worker: WorkerHandle, reason: str) -> None:
         worker.kill()
 
+    def worker_stopped(self, worker: WorkerHandle, request: Request) -> None:
+        """Spares have no requests."""
+
     def worker_finished(self, worker: WorkerHandle, request: Request, parts: Parts, reply: bytes) -> None:
         worker.kill()
 

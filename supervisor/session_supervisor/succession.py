@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from session_supervisor.failures import DeathCertificate, Failure, WorkerStartFailed
 from session_supervisor.frames import Kind
 from session_supervisor.handle import WorkerHandle
-from session_supervisor.states import IDLE, LIVE
+from session_supervisor.states import BUSY, IDLE, LIVE
 from session_supervisor.surroundings import Surroundings
 
 if TYPE_CHECKING:
@@ -136,9 +136,10 @@ class Succession:
             self._over(failure)
 
     def swap(self, old: WorkerHandle) -> bool:
-        """Replace ``old`` now if its successor is ready and it is between requests; whether it was."""
+        """Replace ``old`` now if its successor is ready and it is between requests (or runs several at once,
+        and finishes those it has); whether it was."""
         successor = self._successors.get(old)
-        if successor is None or old.state != IDLE:
+        if successor is None or (old.state != IDLE and not (old.threads > 1 and old.state == BUSY)):
             return False
         del self._successors[old]
         self._crew.replace(old, successor)

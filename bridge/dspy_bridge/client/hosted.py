@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from pydantic import TypeAdapter, validate_call
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic import TypeAdapter
+
+from dspy_bridge.functions import checked, description_of, name_of, schema_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +23,11 @@ class HostedTool:
 
 def describe_tool(function: Callable[..., Any]) -> HostedTool:
     """A tool made of a function's name, docstring and annotations. Raises ``TypeError``."""
-    name = getattr(function, "__name__", type(function).__name__)
+    name = name_of(function)
     if name == "<lambda>":
         raise TypeError("a tool needs a name: use def, or give {'name': ..., 'call': ...}")
-    try:
-        checked = validate_call(function)
-        schema = TypeAdapter(function).json_schema()  # type: ignore[arg-type]
-    except (PydanticSchemaGenerationError, PydanticUserError, NameError) as exc:
-        raise TypeError(f"the arguments of {name} have no JSON Schema: {exc}") from None
-    spec = {"name": name, "description": inspect.getdoc(function) or "", "args": schema, "host": True}
-    return HostedTool(name, spec, checked)
+    spec = {"name": name, "description": description_of(function), "args": schema_of(function), "host": True}
+    return HostedTool(name, spec, checked(function))
 
 
 def read_lm(given: Any) -> tuple[Any, Callable[..., Any] | None]:

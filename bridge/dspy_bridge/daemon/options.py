@@ -45,6 +45,7 @@ class DaemonOptions(BaseModel):
     allow_local_interpreter: bool = Field(
         False, description="Run code that models write in an unprotected interpreter of the session's account."
     )
+    thread_safety_check: bool = Field(False, description="Watch the adapters of threaded sessions for unsafe overlaps.")
     allow_mcp: bool = Field(False, description="Let sessions use MCP servers: run their commands, call their URLs.")
     shared_cache: str = Field(
         "", description='Keep answers of models in this folder, for sessions that ask for cache "shared".'
@@ -117,6 +118,8 @@ class DaemonOptions(BaseModel):
             told["allow_data"] = [name.strip() for name in self.allow_data.split(",")]
         if self.shared_cache:
             told["shared_cache"] = str(Path(self.shared_cache).absolute())
+        if self.thread_safety_check:
+            told["thread_safety_check"] = True
         if self.allow_mcp:
             told["allow_mcp"] = True
         if self.allow_local_interpreter:
@@ -127,6 +130,10 @@ class DaemonOptions(BaseModel):
         """What one session gets: what it asked for, otherwise what holds for all. Raises ``unsupported``."""
         if args.durable and not self.state_dir:
             message = "a durable session needs a daemon started with --state-dir"
+            raise BridgeError("unsupported", message)
+
+        if (args.threads or 1) > 1 and (args.max_cpu_s or (args.max_cpu_s is None and self.max_cpu_s)):
+            message = "the processor time of one of several threads cannot be bounded: give max_cpu_s: 0, or threads: 1"
             raise BridgeError("unsupported", message)
 
         def given(name: str, of_daemon: str | None = None) -> Any:
@@ -148,6 +155,7 @@ class DaemonOptions(BaseModel):
                 scratch=given("max_scratch_mb") << 20,
             ),
             workers=args.workers or 1,
+            threads=args.threads or 1,
             leases=args.max_lm_calls or 0,
             queue=given("max_queue", "queue_per_session"),
             idle_timeout=given("idle_timeout_s"),

@@ -149,7 +149,9 @@ class Router:
         session_for: Callable[[str], Session],
         *,
         log_limit: int,
+        has_adapter: Callable[[str], bool] = lambda _session_id: False,
     ) -> None:
+        self._has_adapter = has_adapter
         self.log_limit = log_limit
         self.open: OpenRequests = {}
         self.latencies: collections.deque[float] = collections.deque(maxlen=1_000)
@@ -206,7 +208,12 @@ class Router:
 
     def _dispatch(self, opened: OpenRequest, body: bytes) -> None:
         call = opened.call
-        command = find(call.command)
+        try:
+            command = find(call.command)
+        except BridgeError:
+            if not self._has_adapter(call.session_id):
+                raise
+            command = find("call_tool")  # its interpreter knows whether there is such a tool
         if command.where == "daemon" and not (call.command == "ping" and call.args.get("deep") is True):
             self._control(opened, command)
             return

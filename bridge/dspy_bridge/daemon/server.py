@@ -72,7 +72,11 @@ class Daemon:
             sessions.restore(stored)
         self._control = Control(self._supervisor, sessions, options, self.shut_down)
         self._router = Router(
-            self._supervisor, self._control.serve, sessions.needed, log_limit=options.request_log_bytes
+            self._supervisor,
+            self._control.serve,
+            sessions.needed,
+            log_limit=options.request_log_bytes,
+            has_adapter=sessions.has_adapter,
         )
         self._control.router = self._router
         self._primary: Connection | None = None

@@ -52,6 +52,11 @@ class Sessions:
             raise BridgeError("session_not_found", f"there is no session {session_id!r}")
         return session
 
+    def has_adapter(self, session_id: str) -> bool:
+        """Whether the session has tools of its own, whose names may be commands."""
+        session = self.get(session_id)
+        return session is not None and orjson.loads(session.charter or b"{}").get("adapter") is not None
+
     def needed(self, session_id: str) -> Session:
         """The session of that id, opened if need be. Raises ``session_not_found`` where that is not allowed."""
         session = self.get(session_id)

@@ -21,7 +21,7 @@ from dspy_bridge.protocol.daemon_commands import StartSessionArgs
 from dspy_bridge.protocol.secrets import split_secrets
 from session_supervisor.limits import Limits
 
-_FOR_WORKERS: Final = ("env", "cwd", "lm", "settings")
+_FOR_WORKERS: Final = ("env", "cwd", "lm", "settings", "threads", "adapter", "adapter_args", "thread_safety_check")
 """What a worker is told of the arguments of ``start_session``; the rest concerns the daemon."""
 
 

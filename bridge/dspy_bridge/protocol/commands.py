@@ -158,6 +158,8 @@ _ROWS: Final = (
         "The session's latest model calls.",
     ),
     Command("get_usage", "session", NoArgs, session.UsageResult, "Tokens used, by program and model."),
+    Command("list_tools", "session", NoArgs, session.ToolsResult, "The tools of the session's adapter."),
+    Command("call_tool", "session", session.CallToolArgs, session.ToolResult, "Run a tool of the session's adapter."),
     Command("list_programs", "session", NoArgs, session.ProgramsResult, "Every program of the session."),
     Command("get_program_info", "session", session.ProgramArgs, session.ProgramInfo, "One program, with its fields."),
     Command(

@@ -69,6 +69,16 @@ class StartSessionArgs(Args):
     lm: LMConfig | None = Field(None, description="As the arguments of configure_lm.")
     settings: SettingsArgs | None = Field(None, description="As the arguments of configure.")
     workers: int | None = Field(None, ge=1, le=64, description="Interpreters its requests are spread over (default 1).")
+    threads: int | None = Field(
+        None, ge=1, le=64, description="Requests each interpreter runs at once, in threads (default 1)."
+    )
+    adapter: str | None = Field(
+        None, pattern=r"^[\w.]+:\w+$", description="Python of the operator's, package.module:Class, whose tools it has."
+    )
+    adapter_args: dict[str, Any] | None = Field(None, description="Keyword arguments of that class.")
+    thread_safety_check: bool | Literal["strict"] | None = Field(
+        None, description="Watch the adapter for unsafe overlaps; strict: fail the call that shows one."
+    )
     durable: bool | None = Field(None, description="Kept in the daemon's --state-dir (default: if there is one).")
     ttl_s: float | None = Field(None, ge=0, description="Fresh interpreter after so many seconds.")
     max_requests: int | None = Field(None, ge=0, description="Fresh interpreter after so many requests.")

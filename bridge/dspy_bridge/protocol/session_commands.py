@@ -344,6 +344,24 @@ class ResetResult(Result):
     programs_cleared: int = Field(description="The same.")
 
 
+class CallToolArgs(Args):
+    name: str = Field(min_length=1, description="Which tool of the session's adapter.")
+    args: dict[str, Any] = Field(default_factory=dict, description="Its arguments, as list_tools describes them.")
+
+
+class ToolResult(Result):
+    tool: str
+    result: Any = Field(description="What it returned.")
+    items: int = Field(0, description="How many item events came first, if it streams.")
+
+
+class ToolsResult(Result):
+    tools: list[dict[str, Any]] = Field(
+        description="Each with name, description, args (JSON Schema) and supports_streaming."
+    )
+    thread_safety: dict[str, Any] | None = Field(description="The checker's report, where it looks.")
+
+
 class ProbeArgs(Args):
     canary: str | None = Field(
         None, pattern="^[0-9a-f]{8,64}$", description="Plant this everywhere; absent: only read."

@@ -36,6 +36,8 @@ TYPES: Final = "types"
 """Types the session has named: each a description in words or as JSON Schema."""
 VARIABLE_PREFIX: Final = "variable:"
 """What ``set_state`` keeps; written by the daemon, never by a worker but to reset."""
+ADAPTER_PREFIX: Final = "adapter:"
+"""What tools of the session's adapter keep."""
 PROGRAM_PREFIX: Final = "program:"
 PROGRAM_SECRETS_PREFIX: Final = "!program.secrets:"
 PROGRAM_TALLY_PREFIX: Final = "+program:"
@@ -155,6 +157,7 @@ _PREFIXED: Final = {
     EMBEDDER_PREFIX: _model(EmbedderPart),
     PROGRAM_TALLY_PREFIX: _tally,
     VARIABLE_PREFIX: lambda _value, _where: None,
+    ADAPTER_PREFIX: lambda _value, _where: None,
 }
 
 

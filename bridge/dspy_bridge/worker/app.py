@@ -12,12 +12,14 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import dspy
 import orjson
 
 from dspy_bridge.protocol import envelope
+from dspy_bridge.protocol.commands import COMMANDS
 from dspy_bridge.protocol.envelope import Call
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.worker.caching import use_cache
@@ -25,6 +27,7 @@ from dspy_bridge.worker.exceptions import to_bridge_error
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.rehearsal import rehearse
 from dspy_bridge.worker.session import SessionRuntime
+from dspy_bridge.worker.threaded import SETTING, Threads
 from session_supervisor.channel import Channel
 from session_supervisor.frames import Kind, pack
 from session_supervisor.hygiene import Interrupted, InterruptGate
@@ -39,12 +42,21 @@ def serve(channel: Channel, gate: InterruptGate) -> None:
     use_cache(True)
     channel.send(Kind.READY)
     runtime: SessionRuntime | None = None
+    threads: Threads | None = None
     keeper = LimitKeeper(Limits())
     while True:
         kind, number, body = channel.receive()
         if kind is Kind.REQUEST:
             assert runtime is not None
-            channel.send_many(_answer(runtime, gate, keeper, number, body))
+            if threads is None:
+                channel.send_many(_answer(runtime, _scope(gate, keeper), keeper.limits, number, body))
+            elif changes_session(body):
+                threads.serve_here(number, body)
+            else:
+                threads.serve(number, body)
+        elif kind is Kind.CANCEL:
+            assert threads is not None
+            threads.cancel(number)
         elif kind is Kind.LOAD:
             assert runtime is not None
             runtime.load(decode_parts(body))
@@ -54,6 +66,8 @@ def serve(channel: Channel, gate: InterruptGate) -> None:
                 runtime = _become(birth, Host(channel))
                 keeper = LimitKeeper(Limits(**birth.get("limits", {})))
                 keeper.apply()
+                if birth.get("threads", 1) > 1:
+                    threads = _threads(birth["threads"], channel, runtime, keeper)
             except Exception as exc:  # noqa: BLE001 - every reason is told to the host
                 channel.send(Kind.REFUSED, 0, to_bridge_error(exc).encode())
                 return
@@ -63,6 +77,8 @@ def serve(channel: Channel, gate: InterruptGate) -> None:
             release_free_memory()
             channel.send(Kind.HOLDS, private_memory(os.getpid()))
         elif kind is Kind.STOP:
+            if runtime is not None:
+                runtime.close()
             return
 
 
@@ -81,13 +97,42 @@ def _become(birth: Mapping[str, Any], host: Host) -> SessionRuntime:
     return SessionRuntime(birth, host)
 
 
-def _answer(runtime: SessionRuntime, gate: InterruptGate, keeper: LimitKeeper, number: int, body: bytes) -> bytes:
+@contextlib.contextmanager
+def _scope(gate: InterruptGate, keeper: LimitKeeper) -> Iterator[LimitKeeper]:
+    """One request in the main thread: it can be interrupted, and is bounded."""
+    with gate, keeper.request():
+        yield keeper
+
+
+def _threads(count: int, channel: Channel, runtime: SessionRuntime, keeper: LimitKeeper) -> Threads:
+    def answer(number: int, body: bytes) -> bytes:
+        with dspy.context(**{SETTING: number}):
+            return _answer(runtime, contextlib.nullcontext(keeper), keeper.limits, number, body)
+
+    return Threads(count, channel, answer)
+
+
+def changes_session(body: bytes) -> bool:
+    """Whether this request is one that changes its session."""
+    call = envelope.parse(body)
+    assert isinstance(call, Call)
+    command = COMMANDS.get(call.command)
+    return command is not None and command.mutating
+
+
+def _answer(
+    runtime: SessionRuntime,
+    scope: contextlib.AbstractContextManager[LimitKeeper],
+    limits: Limits,
+    number: int,
+    body: bytes,
+) -> bytes:
     """The frames that answer one request: what it changed, then its reply."""
     call = envelope.parse(body)
     assert isinstance(call, Call)  # the daemon forwards nothing else
     spent = False
     try:
-        with gate, keeper.request():
+        with scope:
             result = runtime.serve(call)
             reply = envelope.success(call.id, call.rpc, result)
     except Interrupted:
@@ -96,12 +141,12 @@ def _answer(runtime: SessionRuntime, gate: InterruptGate, keeper: LimitKeeper, n
         # After these two what the program left half done cannot be told: a fresh interpreter goes on.
         spent = isinstance(exc, (CpuExhausted, MemoryError))
         if spent:
-            keeper.relax()
+            LimitKeeper(limits).relax()
             traceback.clear_frames(exc.__traceback__)
-        error = to_bridge_error(exc, secrets=runtime.secrets(), limits=keeper.limits)
+        error = to_bridge_error(exc, secrets=runtime.secrets(), limits=limits)
         reply = envelope.failure(call.id, call.rpc, error)
     _flush_output()
-    changed = runtime.state.changed
+    changed = runtime.state.take_changes()
     frames = pack(Kind.PARTS, number, encode_parts(changed)) if changed else b""
     if spent:
         frames += pack(Kind.SPENT, number)

@@ -122,7 +122,7 @@ def make_reward(metric: Metric, signature: BoundSignature) -> Callable[[dict[str
     return reward
 
 
-def import_allowed(reference: str, allowed: Sequence[str]) -> Any:
+def import_allowed(reference: str, allowed: Sequence[str], where: str = "args.options.module") -> Any:
     """The object ``pkg.mod:name`` names. Raises ``unsupported`` unless the operator allows its package,
     ``invalid_args`` where there is no such thing."""
     module, _, name = reference.partition(":")
@@ -132,4 +132,4 @@ def import_allowed(reference: str, allowed: Sequence[str]) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as exc:
-        raise bad("args.options.module", str(exc)) from None
+        raise bad(where, str(exc)) from None

@@ -68,10 +68,10 @@ def _translate(exc: BaseException) -> BridgeError:
     if isinstance(exc, LMError) or _is_provider_error(exc):
         return _model_failed(exc)
     if isinstance(exc, MemoryError):
-        return BridgeError("memory_limit", "the program ran out of memory", details=_program_facts(exc))
+        return BridgeError("memory_limit", "the program ran out of memory", details=program_facts(exc))
     if isinstance(exc, UnicodeError) and "surrogates" in _say(exc):
         return BridgeError("unserializable_result", _say(exc))
-    return BridgeError("execution_error", f"{type(exc).__name__}: {_say(exc)}", details=_program_facts(exc))
+    return BridgeError("execution_error", f"{type(exc).__name__}: {_say(exc)}", details=program_facts(exc))
 
 
 def _unparsable(exc: AdapterParseError) -> BridgeError:
@@ -118,7 +118,8 @@ def _provider_facts(exc: BaseException) -> dict[str, Any]:
     }
 
 
-def _program_facts(exc: BaseException) -> dict[str, Any]:
+def program_facts(exc: BaseException) -> dict[str, Any]:
+    """``{"type", "message", "traceback"}``, of bounded size."""
     kind = type(exc)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     try:

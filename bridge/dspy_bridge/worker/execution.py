@@ -225,6 +225,7 @@ class Executor:
                         then(entry)
         finally:
             # An interrupt must not wait for what runs: the interpreter goes, and the threads with it.
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
         return results
 

@@ -25,7 +25,7 @@ class Host:
 
     def tell(self, event: str, data: dict[str, Any]) -> None:
         """Send one event of the request under way; after its end, nothing. ``data`` must be JSON-able."""
-        serving = self._channel.serving if self._channel is not None else None
+        serving = self._channel.under_way() if self._channel is not None else None
         if self._channel is not None and serving is not None:
             self._channel.send(Kind.EVENT, serving, event_tail(event, data))
 
@@ -38,7 +38,7 @@ class Host:
 
     def keep(self, parts: Parts) -> None:
         """Have the supervisor take over ``parts`` of the session now, whatever becomes of the request."""
-        serving = self._channel.serving if self._channel is not None else None
+        serving = self._channel.under_way() if self._channel is not None else None
         if self._channel is not None and serving is not None:
             self._channel.send(Kind.CHECKPOINT, serving, encode_parts(parts))
 

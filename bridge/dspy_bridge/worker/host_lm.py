@@ -9,6 +9,7 @@ to make deterministic.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import queue
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -81,7 +82,8 @@ class _Engine:
             except BaseException as exc:  # noqa: BLE001 - it is raised where it is awaited
                 pieces.put(exc)
 
-        threading.Thread(target=ask, daemon=True).start()
+        # In this context: it is what says which request the host is asked for.
+        threading.Thread(target=contextvars.copy_context().run, args=(ask,), daemon=True).start()
         started = False
         while True:
             piece = pieces.get()

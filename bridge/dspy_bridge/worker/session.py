@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import psutil
@@ -21,6 +22,7 @@ from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import full_model
 from dspy_bridge.protocol.secrets import split_secrets
 from dspy_bridge.worker import isolation
+from dspy_bridge.worker.adapter_shelf import AdapterShelf
 from dspy_bridge.worker.configured import Configured
 from dspy_bridge.worker.data import DataFolder
 from dspy_bridge.worker.embedders import EmbedderShelf
@@ -32,6 +34,8 @@ from dspy_bridge.worker.model_shelf import ModelShelf
 from dspy_bridge.worker.program_shelf import ProgramShelf, named_program
 from dspy_bridge.worker.settings import Settings
 from dspy_bridge.worker.state import State
+
+_REQUEST_SECRETS: ContextVar[list[dict[str, Any]]] = ContextVar("request_secrets", default=[])  # noqa: B039
 
 
 class SessionRuntime:
@@ -48,7 +52,7 @@ class SessionRuntime:
         self.data = DataFolder(birth.get("allow_data", ()), birth["scratch"])
         self.programs = ProgramShelf(self.state, self.models, self.embedders, self.data, host, birth)
         self._birth = birth
-        self._request_secrets: list[dict[str, Any]] = []
+        self.adapter = AdapterShelf(birth, host, self.state)
         self._executor = Executor(self)
         self._learning = Learning(self, self._executor)
         self._started = time.monotonic()
@@ -76,6 +80,8 @@ class SessionRuntime:
             "clear_program": self._clear_program,
             "reset_state": self._reset_state,
             "cleanup": self._cleanup,
+            "list_tools": lambda _args: self.adapter.describe(),
+            "call_tool": self._call_tool,
             "probe_isolation": self._probe_isolation,
         }
         self._be_as_born()
@@ -107,7 +113,7 @@ class SessionRuntime:
 
     def secrets(self) -> list[str]:
         """Every literal secret this session holds, to be kept out of errors."""
-        held: list[Any] = [*self._request_secrets]
+        held: list[Any] = [*_REQUEST_SECRETS.get()]
         model: Configured[Any]
         for model in (*self.models.all(), *self.programs.models(), *self.embedders.all()):
             held += model.secrets.values()
@@ -117,9 +123,10 @@ class SessionRuntime:
 
     def serve(self, call: Call) -> Any:
         """The JSON-able result of ``call``. Raises whatever its program raises, and :class:`BridgeError`."""
-        self.state.changed = {}
         named = (call.args, call.args.get("lm"), call.args.get("prompt_lm"))
-        self._request_secrets = [split_secrets(one)[1] for one in named if isinstance(one, dict)]
+        _REQUEST_SECRETS.set([split_secrets(one)[1] for one in named if isinstance(one, dict)])
+        if call.command in self.adapter and call.command not in commands.COMMANDS:
+            return self._run_tool(call.command, call.args)
         command = commands.find(call.command)
         args = validate(command.args, call.args)
         return self._handlers[command.name](args)
@@ -186,6 +193,20 @@ class SessionRuntime:
     def _clear_program(self, args: session_commands.ProgramArgs) -> dict[str, Any]:
         program_id = named_program(args)
         return {"program_id": program_id, "status": "cleared" if self.programs.remove(program_id) else "not_found"}
+
+    # -- tools of the adapter ------------------------------------------------------------------
+
+    def _call_tool(self, args: session_commands.CallToolArgs) -> dict[str, Any]:
+        result, items = self.adapter.call(args.name, args.args, "args.args")
+        return {"tool": args.name, "result": result, **({} if items is None else {"items": items})}
+
+    def _run_tool(self, name: str, args: Mapping[str, Any]) -> Any:
+        given = {key: value for key, value in args.items() if key != "session_id"}
+        return self.adapter.call(name, given, "args")[0]
+
+    def close(self) -> None:
+        """The interpreter leaves, in order."""
+        self.adapter.close()
 
     # -- the whole -----------------------------------------------------------------------------
 

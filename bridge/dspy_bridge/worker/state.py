@@ -6,6 +6,7 @@ that what the supervisor keeps and what this interpreter knows cannot drift apar
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,17 +16,24 @@ from dspy_bridge.protocol.snapshot_parts import add_tally
 
 
 class State:
-    """Parts by name, each JSON. ``changed``: what has changed since it was last emptied."""
+    """Parts by name, each JSON. May be used from any thread."""
 
     def __init__(self) -> None:
-        self.changed: dict[str, bytes | None] = {}
+        self._changed: dict[str, bytes | None] = {}
+        self._lock = threading.Lock()
         self._parts: dict[str, bytes] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._parts
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
+        return iter(list(self._parts))
+
+    def take_changes(self) -> dict[str, bytes | None]:
+        """What has changed since this was last asked."""
+        with self._lock:
+            changed, self._changed = self._changed, {}
+            return changed
 
     def get(self, name: str) -> Any:
         """The part's value; None if there is none."""
@@ -35,23 +43,27 @@ class State:
     def put(self, name: str, value: Any) -> None:
         """Set one part (None: remove it)."""
         encoded = None if value is None else orjson.dumps(value)
-        if encoded is None:
-            self._parts.pop(name, None)
-        else:
-            self._parts[name] = encoded
-        self.changed[name] = encoded
+        with self._lock:
+            if encoded is None:
+                self._parts.pop(name, None)
+            else:
+                self._parts[name] = encoded
+            self._changed[name] = encoded
 
     def count(self, name: str, reported: list[Any]) -> None:
         """Add to a tally: here, and in what the supervisor is told."""
         share = orjson.dumps(reported)
-        for held in (self._parts, self.changed):
-            before = held.get(name)
-            held[name] = share if before is None else add_tally(before, share)
+        held: dict[str, Any]
+        with self._lock:
+            for held in (self._parts, self._changed):
+                before = held.get(name)
+                held[name] = share if before is None else add_tally(before, share)
 
     def load(self, parts: Mapping[str, bytes | None]) -> None:
         """Take over news of the snapshot: nothing the supervisor has to be told."""
-        for name, value in parts.items():
-            if value is None:
-                self._parts.pop(name, None)
-            else:
-                self._parts[name] = value
+        with self._lock:
+            for name, value in parts.items():
+                if value is None:
+                    self._parts.pop(name, None)
+                else:
+                    self._parts[name] = value

@@ -1,0 +1,155 @@
+"""Several requests of a session at once in one interpreter, each in a thread.
+
+The main thread only reads: it hands requests to the threads, brings the state up to date, and passes on
+cancels, so that none of that waits for a program. Requests that change the session run in the main thread
+itself, alone: the supervisor sees to that, and DSPy lets no other thread be configured.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import ctypes
+import io
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+
+from session_supervisor.channel import Channel
+from session_supervisor.frames import Kind
+from session_supervisor.hygiene import Interrupted
+
+_NUMBER: contextvars.ContextVar[int | None] = contextvars.ContextVar("request", default=None)
+SETTING = "bridge_request"
+"""The same in DSPy's context, which is all that DSPy's own threads inherit."""
+
+
+def under_way() -> int | None:
+    """The number of the request this code runs for."""
+    number = _NUMBER.get()
+    if number is None:
+        number = dspy.settings.get(SETTING)
+    return number
+
+
+class Threads:
+    """``answer(number, body)`` serves one request and gives the frames of its reply."""
+
+    def __init__(self, count: int, channel: Channel, answer: Callable[[int, bytes], bytes]) -> None:
+        self._channel = channel
+        self._answer = answer
+        self._waiting: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
+        self._changing = threading.Lock()
+        self._serving: dict[int, int] = {}  # number of each request to the thread that serves it
+        self._cancelled: set[int] = set()
+        channel.under_way = under_way
+        channel.read_here()
+        for name in ("stdout", "stderr"):
+            setattr(sys, name, _Output(getattr(sys, name), channel))
+        for index in range(count):
+            threading.Thread(target=self._work, name=f"session-thread-{index + 1}", daemon=True).start()
+
+    def serve(self, number: int, body: bytes) -> None:
+        """Have a thread serve it."""
+        self._waiting.put((number, body))
+
+    def serve_here(self, number: int, body: bytes) -> None:
+        """Serve it in this thread, now."""
+        _NUMBER.set(number)
+        try:
+            self._channel.send_many(self._answer(number, body))
+            _flush()
+        finally:
+            _NUMBER.set(None)
+
+    def cancel(self, number: int) -> None:
+        """Interrupt the thread that serves it, at its next step in Python; one that waits never begins."""
+        with self._changing:
+            thread = self._serving.get(number)
+            if thread is None:
+                self._cancelled.add(number)
+            else:
+                _raise_in(thread, Interrupted)
+
+    def _work(self) -> None:
+        while True:
+            number, body = self._waiting.get()
+            try:
+                self._serve_one(number, body)
+            except Interrupted:
+                # It came after the answer was made: whoever asked for it no longer waits.
+                with self._changing:
+                    self._serving.pop(number, None)
+
+    def _serve_one(self, number: int, body: bytes) -> None:
+        context = contextvars.copy_context()
+        context.run(_NUMBER.set, number)
+        with self._changing:
+            if number in self._cancelled:
+                self._cancelled.discard(number)
+                self._channel.send(Kind.REPLY, number)
+                return
+            self._serving[number] = threading.get_ident()
+        try:
+            frames = context.run(self._answer, number, body)
+        finally:
+            with self._changing:
+                self._serving.pop(number, None)
+            for _ in range(100):  # an interrupt set just before arrives here, not in the next request
+                pass
+        context.run(_flush)
+        self._channel.send_many(frames)
+
+
+def _raise_in(thread: int, exception: type[BaseException]) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exception))
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+
+
+class _Output(io.TextIOBase):
+    """A standard stream that knows which request each line belongs to."""
+
+    def __init__(self, under: Any, channel: Channel) -> None:
+        self._under = under
+        self._channel = channel
+        self._pending = threading.local()
+
+    def write(self, text: str) -> int:
+        if under_way() is None:
+            return int(self._under.write(text))
+        pending = getattr(self._pending, "text", "") + text
+        whole, newline, self._pending.text = pending.rpartition("\n")
+        if newline:
+            self._send(whole + newline)
+        return len(text)
+
+    def flush(self) -> None:
+        pending, self._pending.text = getattr(self._pending, "text", ""), ""
+        if pending:
+            self._send(pending)
+        self._under.flush()
+
+    def _send(self, text: str) -> None:
+        number = under_way()
+        if number is not None:
+            self._channel.send(Kind.PRINTED, number, text.encode("utf-8", "backslashreplace"))
+
+    def fileno(self) -> int:
+        return int(self._under.fileno())
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return False
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"

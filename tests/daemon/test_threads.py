@@ -1,0 +1,310 @@
+"""Several requests of one session at once, in the threads of one interpreter."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+from fixtures.openai_endpoint import Delay, Fields, OpenAIEndpoint
+
+from dspy_bridge.client import Client, CommandFailed
+
+Frame = dict[str, Any]
+MODULE = "tests.support.adapters"
+
+
+@pytest.fixture(scope="module")
+def allowing() -> Iterator[Client]:
+    client = Client.spawn(["--allow-import", "tests.support"])
+    yield client
+    assert client.close() == 0
+
+
+@pytest.fixture
+def session(allowing: Client, request: pytest.FixtureRequest) -> Iterator[str]:
+    yield request.node.name
+    allowing.call("end_session", session=request.node.name)
+    allowing.on_call = allowing.on_event = None
+
+
+def start(client: Client, session: str, adapter: str = "Threaded", **more: Any) -> None:
+    client.call("start_session", {"adapter": f"{MODULE}:{adapter}", "threads": 4, **more}, session=session)
+
+
+def begin(client: Client, session: str, name: str, times: int = 1, **args: Any) -> list[int]:
+    return [client.start("call_tool", {"name": name, "args": args}, session=session) for _ in range(times)]
+
+
+def results(client: Client, opened: list[int]) -> list[Any]:
+    return [client.finish(one)["result"] for one in opened]
+
+
+def report(client: Client, session: str) -> Frame:
+    found: Frame = client.call("list_tools", session=session)["thread_safety"]
+    return found
+
+
+# -- overlapping -----------------------------------------------------------------------------------
+
+
+def test_four_sleeps_of_a_second_take_little_more_than_one_and_pings_are_answered(
+    allowing: Client, session: str
+) -> None:
+    start(allowing, session)
+    began = time.monotonic()
+    opened = begin(allowing, session, "sleep", 4, seconds=1)
+    pings = []
+    while time.monotonic() - began < 0.9:
+        asked = time.monotonic()
+        allowing.call("ping")
+        pings.append(time.monotonic() - asked)
+    threads = results(allowing, opened)
+    assert time.monotonic() - began < 1.5
+    assert len(set(threads)) == 4
+    assert sorted(pings)[len(pings) * 99 // 100] < 0.02
+    info = allowing.call("session_info", session=session)
+    assert len(info["workers"]) == 1
+
+
+def test_sixteen_threads_in_four_interpreters_serve_sixty_four_at_once(allowing: Client, session: str) -> None:
+    start(allowing, session, threads=16, workers=4)
+    opened = begin(allowing, session, "sleep", 64, seconds=1.5)
+    deadline = time.monotonic() + 10
+    while allowing.call("session_info", session=session)["in_flight"] < 64:
+        assert time.monotonic() < deadline
+    assert len(results(allowing, opened)) == 64
+
+
+def test_what_comes_beyond_the_threads_waits_its_turn(allowing: Client, session: str) -> None:
+    start(allowing, session, threads=2)
+    opened = begin(allowing, session, "sleep", 3, seconds=0.3)
+    info = allowing.call("session_info", session=session)
+    assert (info["in_flight"], info["queued"]) == (2, 1)
+    assert len(results(allowing, opened)) == 3
+
+
+def test_a_change_of_the_session_runs_alone_and_in_its_turn(allowing: Client, session: str) -> None:
+    start(allowing, session)
+    opened = begin(allowing, session, "sleep", 2, seconds=0.2)
+    changing = allowing.start("create_program", {"id": "qa", "signature": "question -> answer"}, session=session)
+    listing = allowing.start("list_programs", session=session)
+    results(allowing, opened)
+    assert allowing.finish(changing)["status"] == "created"
+    assert allowing.finish(listing)["total_count"] == 1
+
+
+# -- DSPy in threads -------------------------------------------------------------------------------
+
+
+def test_programs_on_many_threads_keep_each_requests_model_and_config_to_themselves(
+    allowing: Client, session: str
+) -> None:
+    with OpenAIEndpoint() as endpoint:
+        for n in range(24):
+            endpoint.on(f"~{n}~", Delay(0.05, Fields({"answer": str(n)})))
+        lm = {"model": "openai/session", "api_base": endpoint.url, "api_key": "k", "num_retries": 0}
+        allowing.call("start_session", {"threads": 8, "lm": lm}, session=session)
+        allowing.call("create_program", {"id": "qa", "signature": "question -> answer"}, session=session)
+        opened = []
+        for n in range(24):
+            args: Frame = {"program_id": "qa", "inputs": {"question": f"~{n}~"}, "config": {"max_tokens": 100 + n}}
+            if n % 2:
+                args["lm"] = {**lm, "model": f"openai/own-{n}", "api_key": f"key-{n}"}
+            opened.append(allowing.start("execute_program", args, session=session))
+        answers = [allowing.finish(one)["outputs"]["answer"] for one in opened]
+        assert answers == [str(n) for n in range(24)]
+        assert endpoint.peak_in_flight > 4
+        for one in endpoint.requests:
+            n = next(n for n in range(24) if f"~{n}~" in str(one.body["messages"][-1]))
+            assert one.body.get("max_tokens", one.body.get("max_completion_tokens")) == 100 + n
+            assert one.body["model"] == (f"own-{n}" if n % 2 else "session")
+            assert one.api_key == (f"key-{n}" if n % 2 else "k")
+    assert allowing.call("get_usage", session=session)["programs"]["qa"]["executions"] == 24
+
+
+def test_host_calls_events_and_batches_of_several_threads_reach_their_own_requests(
+    allowing: Client, session: str
+) -> None:
+    allowing.call("start_session", {"threads": 4, "lm": {"model": "host"}}, session=session)
+    allowing.call("create_program", {"id": "qa", "signature": "question -> answer"}, session=session)
+    events: list[Frame] = []
+    asked: list[Frame] = []
+
+    def serve(frame: Frame) -> str:
+        asked.append(frame)
+        word = frame["args"]["messages"][-1]["content"].split("~")[1]
+        return f"[[ ## answer ## ]]\n{word}\n\n[[ ## completed ## ]]"
+
+    allowing.on_event, allowing.on_call = events.append, serve
+    single = {"program_id": "qa", "stream": True}
+    opened = {
+        allowing.start("execute_program", {**single, "inputs": {"question": f"~{n}~"}}, session=session): str(n)
+        for n in range(6)
+    }
+    inputs = [{"question": f"~b{n}~"} for n in range(6)]
+    batch = allowing.start("execute_batch", {"program_id": "qa", "inputs": inputs}, session=session)
+    for number, word in opened.items():
+        assert allowing.finish(number)["outputs"] == {"answer": word}
+        said = [one for one in events if one["id"] == number]
+        assert [one["seq"] for one in said] == list(range(len(said)))
+        assert "".join(one["data"]["text"] for one in said if one["event"] == "token").strip() == word
+        assert [one["id"] for one in asked if one["args"]["messages"][-1]["content"].split("~")[1] == word] == [number]
+    assert allowing.finish(batch)["succeeded"] == 6
+    assert [one["id"] for one in asked if "~b" in one["args"]["messages"][-1]["content"]] == [batch] * 6
+
+
+def test_what_a_thread_prints_belongs_to_its_request(allowing: Client, session: str) -> None:
+    start(allowing, session)
+    events: list[Frame] = []
+    allowing.on_event = events.append
+    opened = [begin(allowing, session, "sleep", seconds=0.1, say=f"I am {n}")[0] for n in range(4)]
+    results(allowing, opened)
+    said = {one["id"]: one["data"]["text"] for one in events if one["event"] == "log"}
+    assert said == {number: f"I am {n}\n" for n, number in enumerate(opened)}
+
+
+# -- stopping --------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_request_ends_and_its_neighbours_go_on(allowing: Client, session: str) -> None:
+    allowing.call("start_session", {"threads": 4, "lm": {"model": "host"}}, session=session)
+    allowing.call("create_program", {"id": "qa", "signature": "question -> answer"}, session=session)
+    ask = {"program_id": "qa", "inputs": {"question": "?"}}
+    first, second = (allowing.start("execute_program", ask, session=session) for _ in range(2))
+    calls = [one for one in (allowing.receive() for _ in range(2)) if "call_id" in one]
+    assert len(calls) == 2
+    allowing.call("cancel", {"request_id": first})
+    (other,) = (one for one in calls if one["id"] == second)
+    text = "[[ ## answer ## ]]\nstill here\n\n[[ ## completed ## ]]"
+    allowing.send(orjson.dumps({"call_id": other["call_id"], "success": True, "result": text}))
+    assert allowing.finish(second)["outputs"] == {"answer": "still here"}
+    assert allowing.reply(first)["error"]["code"] == "cancelled"
+
+
+def test_a_thread_that_cannot_be_stopped_is_given_up_and_its_interpreter_replaced(
+    allowing: Client, session: str
+) -> None:
+    start(allowing, session)
+    (worker,) = allowing.call("session_info", session=session)["workers"]
+    (long,) = begin(allowing, session, "sleep", seconds=2.5)
+    args = {"name": "sleep", "args": {"seconds": 60}}
+    stuck = allowing.start("call_tool", args, session=session, timeout_ms=100)
+    assert allowing.reply(stuck, timeout=5)["error"]["code"] == "timeout"
+    assert allowing.finish(long)["result"]  # the neighbour finishes
+    (new,) = allowing.call("session_info", session=session)["workers"]
+    assert new["pid"] != worker["pid"]
+    assert results(allowing, begin(allowing, session, "total")) == [0]
+
+
+def test_a_lone_thread_that_cannot_be_stopped_dies_with_its_interpreter(allowing: Client, session: str) -> None:
+    start(allowing, session)
+    (worker,) = allowing.call("session_info", session=session)["workers"]
+    args = {"name": "sleep", "args": {"seconds": 60}}
+    stuck = allowing.start("call_tool", args, session=session, timeout_ms=100)
+    assert allowing.reply(stuck, timeout=5)["error"]["code"] == "timeout"
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker["pid"], 0)
+    assert results(allowing, begin(allowing, session, "total")) == [0]
+
+
+def test_a_crash_ends_every_request_of_its_interpreter_once(allowing: Client, session: str) -> None:
+    start(allowing, session)
+    opened = begin(allowing, session, "sleep", 4, seconds=30)
+    while allowing.call("session_info", session=session)["in_flight"] < 4:
+        pass
+    (worker,) = allowing.call("session_info", session=session)["workers"]
+    os.kill(worker["pid"], signal.SIGKILL)
+    assert {allowing.reply(one)["error"]["code"] for one in opened} == {"worker_crashed"}
+    assert results(allowing, begin(allowing, session, "total")) == [0]
+
+
+def test_recycling_under_load_cuts_no_request(allowing: Client, session: str) -> None:
+    start(allowing, session, max_requests=25)
+    pids = set()
+    waiting = begin(allowing, session, "sleep", 8, seconds=0.01)
+    for _ in range(200):
+        allowing.finish(waiting.pop(0))
+        waiting += begin(allowing, session, "sleep", seconds=0.01)
+        pids |= {one["pid"] for one in allowing.call("session_info", session=session)["workers"]}
+    results(allowing, waiting)
+    assert len(pids) > 3
+    info = allowing.call("session_info", session=session)
+    assert info["recoveries"] == 0
+    assert info["recycles"] > 3
+
+
+# -- what adapters share ---------------------------------------------------------------------------
+
+
+def test_a_locked_adapter_loses_no_update(allowing: Client, session: str) -> None:
+    start(allowing, session, threads=20)
+    opened = begin(allowing, session, "add", 700) + begin(allowing, session, "add_locked", 300)
+    assert sorted(results(allowing, opened)) == list(range(1, 1001))
+    stats = results(allowing, begin(allowing, session, "stats"))[0]
+    assert (stats["total_requests"], stats["active_requests"], stats["max_workers"]) == (1000, 0, 20)
+    assert sum(stats["thread_utilization"].values()) == 1000
+
+
+def test_thread_locals_are_a_threads_own(allowing: Client, session: str) -> None:
+    start(allowing, session, threads=2)
+    sums = results(allowing, begin(allowing, session, "mine", 40, value=1))
+    assert max(sums) < 40
+    assert sum(sums.count(n) for n in (1,)) == 2  # each of two threads began at one
+
+
+# -- the checker -----------------------------------------------------------------------------------
+
+
+def test_the_checker_finds_a_planted_race_and_a_forgotten_declaration(allowing: Client, session: str) -> None:
+    start(allowing, session, "Racy", thread_safety_check=True)
+    results(allowing, list(itertools.chain(*(begin(allowing, session, name, 4) for name in ("add", "forgotten")))))
+    results(allowing, begin(allowing, session, "note", 4, value=1))
+    found = report(allowing, session)
+    assert (found["enabled"], found["strict_mode"], found["threads_seen"]) == (True, False, 4)
+    accesses = {one["message"].split("'")[1]: one for one in found["concurrent_accesses"]}
+    assert {"count", "seen"} <= accesses.keys()
+    stacks = accesses["count"]["stacks"]
+    assert len(stacks) == 2
+    assert all("value = self.count" in stack or "self.count = value" in stack for stack in stacks.values())
+    undeclared = [one["message"] for one in found["warnings"] if one["kind"] == "undeclared_method"]
+    assert len(undeclared) == 1
+    assert "'forgotten'" in undeclared[0]
+    assert "@thread_safe_method" in undeclared[0]
+
+
+def test_the_checker_is_silent_about_locked_and_read_only_code(allowing: Client, session: str) -> None:
+    start(allowing, session, thread_safety_check="strict")
+    opened = begin(allowing, session, "add", 40) + begin(allowing, session, "look", 8)
+    opened += begin(allowing, session, "mine", 8, value=1) + begin(allowing, session, "add_locked", 8)
+    results(allowing, opened)
+    found = report(allowing, session)
+    assert found["warnings"] == []
+    assert found["methods_tracked"] == {"add": 40, "look": 8, "mine": 8, "add_locked": 8}
+
+
+def test_strict_mode_fails_the_call_that_shows_the_race(allowing: Client, session: str) -> None:
+    start(allowing, session, "Racy", thread_safety_check="strict")
+    replies = [allowing.reply(one) for one in begin(allowing, session, "add", 4)]
+    failed = [one["error"] for one in replies if not one["success"]]
+    assert failed
+    assert {one["code"] for one in failed} == {"tool_error"}
+    assert "acquire_lock" in failed[0]["message"]
+    assert failed[0]["details"]["thread_safety"][0]["stacks"]
+
+
+def test_without_the_check_nothing_is_watched(allowing: Client, session: str) -> None:
+    start(allowing, session, "Racy")
+    results(allowing, begin(allowing, session, "add", 4))
+    assert report(allowing, session) is None
+
+
+def test_a_program_of_a_threaded_session_may_not_say_how_many(allowing: Client, session: str) -> None:
+    with pytest.raises(CommandFailed) as failed:
+        allowing.call("start_session", {"threads": 0}, session=session)
+    assert failed.value.code == "invalid_args"
