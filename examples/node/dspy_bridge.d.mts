@@ -101,8 +101,12 @@ export type SessionInfo = {
   state: "cold" | "waking" | "live" | "ending";
   /** Each with pid, requests, age_s and memory_mb (private memory). */
   workers: (Record<string, unknown>)[];
-  /** How many interpreters it may have at once. */
+  /** How many requests it may run at once: interpreters times threads. */
   capacity: number;
+  /** Requests each interpreter runs at once. */
+  threads: number;
+  /** Whether threads of one interpreter take turns at running Python code. */
+  gil: boolean;
   requests: number;
   queued: number;
   in_flight: number;
@@ -238,6 +242,14 @@ export interface Commands {
       settings?: SettingsArgs | null;
       /** Interpreters its requests are spread over (default 1). */
       workers?: number | null;
+      /** Requests each interpreter runs at once, in threads (default 1). */
+      threads?: number | null;
+      /** Python of the operator's, package.module:Class, whose tools it has. */
+      adapter?: string | null;
+      /** Keyword arguments of that class. */
+      adapter_args?: Record<string, unknown> | null;
+      /** Watch the adapter for unsafe overlaps; strict: fail the call that shows one. */
+      thread_safety_check?: boolean | "strict" | null;
       /** Kept in the daemon's --state-dir (default: if there is one). */
       durable?: boolean | null;
       /** Fresh interpreter after so many seconds. */
@@ -319,8 +331,12 @@ export interface Commands {
       state: "cold" | "waking" | "live" | "ending";
       /** Each with pid, requests, age_s and memory_mb (private memory). */
       workers: (Record<string, unknown>)[];
-      /** How many interpreters it may have at once. */
+      /** How many requests it may run at once: interpreters times threads. */
       capacity: number;
+      /** Requests each interpreter runs at once. */
+      threads: number;
+      /** Whether threads of one interpreter take turns at running Python code. */
+      gil: boolean;
       requests: number;
       queued: number;
       in_flight: number;
@@ -964,6 +980,39 @@ export interface Commands {
       programs: Record<string, Record<string, unknown>>;
       /** Usage by model. */
       total: Record<string, unknown>;
+      [more: string]: unknown;
+    };
+  };
+  /** The tools of the session's adapter. */
+  list_tools: {
+    args: {
+      /** Same as at the top level of the request. */
+      session_id?: string | null;
+    };
+    result: {
+      /** Each with name, description, args (JSON Schema) and supports_streaming. */
+      tools: (Record<string, unknown>)[];
+      /** The checker's report, where it looks. */
+      thread_safety: Record<string, unknown> | null;
+      [more: string]: unknown;
+    };
+  };
+  /** Run a tool of the session's adapter. */
+  call_tool: {
+    args: {
+      /** Same as at the top level of the request. */
+      session_id?: string | null;
+      /** Which tool of the session's adapter. */
+      name: string;
+      /** Its arguments, as list_tools describes them. */
+      args?: Record<string, unknown>;
+    };
+    result: {
+      tool: string;
+      /** What it returned. */
+      result: unknown;
+      /** How many item events came first, if it streams. */
+      items?: number;
       [more: string]: unknown;
     };
   };

@@ -39,6 +39,12 @@ def die_with_parent() -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def gil_enabled() -> bool:
+    """Whether only one thread of this interpreter runs Python code at a time. An extension that is imported
+    later may still switch it on in a free-threaded interpreter."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
 def flush_c_stdio() -> None:
     """Write out what C code left in its own stdio buffers."""
     _libc.fflush(None)

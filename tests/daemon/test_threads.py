@@ -13,6 +13,7 @@ import orjson
 import pytest
 from fixtures.openai_endpoint import Delay, Fields, OpenAIEndpoint
 
+from dspy_bridge import libraries
 from dspy_bridge.client import Client, CommandFailed
 
 Frame = dict[str, Any]
@@ -308,3 +309,37 @@ def test_a_program_of_a_threaded_session_may_not_say_how_many(allowing: Client, 
     with pytest.raises(CommandFailed) as failed:
         allowing.call("start_session", {"threads": 0}, session=session)
     assert failed.value.code == "invalid_args"
+
+
+# -- libraries and processors ----------------------------------------------------------------------
+
+
+def test_a_library_that_is_not_thread_safe_is_named_with_the_way_to_use_it(allowing: Client, session: str) -> None:
+    adapter = {"adapter": "tests.support.unsafe_adapter:Database"}
+    allowing.call("start_session", {**adapter, "threads": 2}, session=session)
+    found = report(allowing, session)
+    assert [one["kind"] for one in found["warnings"]] == ["unsafe_library"]
+    assert "a connection per thread" in found["warnings"][0]["message"]
+    allowing.call("end_session", session=session)
+    allowing.call("start_session", adapter, session=session)
+    assert report(allowing, session) is None
+
+
+def test_threads_that_only_compute_are_told_that_they_take_turns(allowing: Client, session: str) -> None:
+    allowing.call("start_session", {"adapter": "tests.support.unsafe_adapter:Database", "threads": 2}, session=session)
+    assert allowing.call("session_info", session=session)["gil"] is True  # where these tests run
+    events: list[Frame] = []
+    allowing.on_event = events.append
+    results(allowing, begin(allowing, session, "burn", 2, seconds=0.8))
+    said = "".join(one["data"]["text"] for one in events if one["event"] == "log")
+    assert "this Python runs one thread at a time" in said
+    assert "workers: 2" in said
+
+
+def test_the_table_of_libraries_says_for_each_where_it_is_from() -> None:
+    for row in libraries.table().values():
+        assert row.verdict in ("safe", "conditional", "unsafe")
+        assert row.why
+        assert row.pattern
+        assert row.source.startswith("https://") or row.source == "measured here"
+        assert row.checked

@@ -84,6 +84,19 @@ def test_every_program_of_the_python_page_runs(number: int, folder: Path) -> Non
     assert done.returncode == 0, done.stderr
 
 
+GUIDE, *GUIDED = python_blocks("concurrency.md")
+
+
+@pytest.mark.parametrize("number", range(len(GUIDED)))
+def test_every_program_of_the_concurrency_page_runs(number: int, folder: Path) -> None:
+    assert GUIDE.startswith("# guide.py")
+    (folder / "guide.py").write_text(GUIDE)
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-W", "error", "-c", GUIDED[number]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder, env=env)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_tests_of_the_testing_page_pass(folder: Path) -> None:
     (block,) = python_blocks("testing.md")
     (folder / "test_it.py").write_text(block)
@@ -118,7 +131,7 @@ def test_pages_name_only_flags_that_exist(file: Path) -> None:
 
     known = {f"--{name.replace('_', '-')}" for name in DaemonOptions.model_fields}
     known |= {"--no-ready", "--fds", "--socket", "--arg", "--args", "--session", "--private", "--no-start", "--skip"}
-    known |= {"--json", "--help", "--stdio", "--bridge-socket"}
+    known |= {"--libs", "--json", "--help", "--stdio", "--bridge-socket"}
     known |= {"--noEmit", "--strict", "--user", "--now"}  # of tools the examples' readers use
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", file.read_text())) <= known
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import resource
 import shutil
@@ -18,7 +19,8 @@ import click
 import orjson
 
 from dspy_bridge.client import Client, CommandFailed, TransportError
-from session_supervisor.os_facts import IS_LINUX
+from dspy_bridge.libraries import table
+from session_supervisor.os_facts import IS_LINUX, gil_enabled
 
 _MIN_PYTHON: Final = (3, 10)
 _MIN_DESCRIPTORS: Final = 1_024
@@ -40,7 +42,8 @@ def _python() -> Finding:
     found = sys.version.split()[0]
     if sys.version_info < _MIN_PYTHON:
         return Finding("Python", "problem", found, "install Python 3.10 or newer")
-    return Finding("Python", "ok", f"{found} at {sys.executable}")
+    threads = "threads take turns (GIL)" if gil_enabled() else "free-threaded"
+    return Finding("Python", "ok", f"{found} at {sys.executable}, {threads}")
 
 
 def _dspy() -> Finding:
@@ -111,6 +114,17 @@ def _fork_safety() -> Finding:
     return Finding("a session's whole way", "ok", "started, forked, ran a program, ended")
 
 
+def _tell_libraries(as_json: bool) -> None:
+    installed = [row for row in table().values() if importlib.util.find_spec(row.name) is not None]
+    if as_json:
+        click.echo(orjson.dumps([asdict(row) for row in installed], option=orjson.OPT_INDENT_2))
+        return
+    colours = {"safe": "green", "conditional": "yellow", "unsafe": "red"}
+    for row in installed:
+        click.echo(f"{click.style(f'{row.verdict:<12}', fg=colours[row.verdict])} {row.name:<12} {row.why}")
+        click.echo(f"{'':<25} -> {row.pattern} ({row.source}, {row.checked})")
+
+
 CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
     _python,
     _dspy,
@@ -125,8 +139,12 @@ CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def command(as_json: bool) -> None:
+@click.option("--libs", is_flag=True, help="Say instead which installed libraries can be used in threaded sessions.")
+def command(as_json: bool, libs: bool) -> None:
     """Check what would stop the bridge from working here. Exits 1 if there is a problem."""
+    if libs:
+        _tell_libraries(as_json)
+        return
     findings = [check() for check in CHECKS]
     if as_json:
         click.echo(orjson.dumps([asdict(finding) for finding in findings], option=orjson.OPT_INDENT_2))

@@ -22,6 +22,7 @@ from dspy_bridge.protocol.snapshot_parts import check_part, missing_secrets, pro
 from session_supervisor.failures import ShuttingDown
 from session_supervisor.handle import WorkerHandle
 from session_supervisor.options import SessionOptions
+from session_supervisor.os_facts import gil_enabled
 from session_supervisor.session import Session
 from session_supervisor.snapshot import VOLATILE_PREFIX
 from session_supervisor.store import StoredSession
@@ -207,7 +208,9 @@ class Sessions:
             "session_id": session.id,
             "state": session.state,
             "workers": workers,
-            "capacity": session.options.workers,
+            "capacity": session.options.workers * session.options.threads,
+            "threads": session.options.threads,
+            "gil": gil_enabled(),
             "requests": session.requests,
             "queued": session.queued,
             "in_flight": session.in_flight,

@@ -113,7 +113,9 @@ class SessionInfo(Result):
     session_id: str
     state: Literal["cold", "waking", "live", "ending"] = Field(description="cold: hibernating, or not used yet.")
     workers: list[dict[str, Any]] = Field(description="Each with pid, requests, age_s and memory_mb (private memory).")
-    capacity: int = Field(description="How many interpreters it may have at once.")
+    capacity: int = Field(description="How many requests it may run at once: interpreters times threads.")
+    threads: int = Field(description="Requests each interpreter runs at once.")
+    gil: bool = Field(description="Whether threads of one interpreter take turns at running Python code.")
     requests: int
     queued: int
     in_flight: int

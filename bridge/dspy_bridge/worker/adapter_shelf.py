@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from pydantic import ValidationError
 
 from dspy_bridge.adapter import TOOL_MARK, ThreadSafeAdapter, ToolMark
 from dspy_bridge.functions import checked, description_of, schema_of
+from dspy_bridge.libraries import used_by
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.snapshot_parts import ADAPTER_PREFIX
 from dspy_bridge.worker.compositions import import_allowed
@@ -20,6 +24,8 @@ from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.state import State
 from dspy_bridge.worker.thread_safety import ThreadSafetyChecker
 from dspy_bridge.worker.values import to_json
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +62,27 @@ class AdapterShelf:
         self._host = host
         self._instance: Any = None
         self._tools: dict[str, _Tool] = {}
+        self._warnings: list[dict[str, Any]] = []
         reference = birth.get("adapter")
         if reference is not None:
             threads = birth.get("threads") or 1
             kind = import_allowed(reference, birth.get("allow_imports", ()), "args.adapter")
             _check_declared(kind, reference, threads)
             session = _Session(birth["session_id"], threads, state)
+            if threads > 1:
+                self._look_at_libraries(sys.modules[kind.__module__])
             check = birth.get("thread_safety_check")
             if check and threads > 1:
                 self.checker = ThreadSafetyChecker(enabled=True, strict_mode=check == "strict")
             self._make(kind, reference, birth.get("adapter_args") or {}, session)
+
+    def _look_at_libraries(self, module: ModuleType) -> None:
+        for library in used_by(module):
+            if library.verdict != "safe":
+                message = f"{library.name} is {library.verdict} in threads: {library.why}. Safe: {library.pattern}"
+                self._warnings.append({"kind": f"{library.verdict}_library", "message": message, "stacks": {}})
+                if library.verdict == "unsafe":
+                    logger.warning("thread safety: %s", message)
 
     def _make(self, kind: type, reference: str, args: Mapping[str, Any], session: _Session) -> None:
         try:
@@ -108,7 +125,12 @@ class AdapterShelf:
             {"name": one.name, "description": one.description, "args": one.schema, "supports_streaming": one.streams}
             for one in self._tools.values()
         ]
-        return {"tools": tools, "thread_safety": self.checker.get_report() if self.checker is not None else None}
+        report = self.checker.get_report() if self.checker is not None else None
+        if report is not None:
+            report["warnings"] += self._warnings
+        elif self._warnings:
+            report = {"enabled": False, "warnings": self._warnings}
+        return {"tools": tools, "thread_safety": report}
 
     def call(self, name: str, args: Mapping[str, Any], path: str) -> tuple[Any, int | None]:
         """What a tool gives, and how many items it has streamed (None: it is none that streams)."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextvars
 import ctypes
 import io
+import logging
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +23,9 @@ import dspy
 from session_supervisor.channel import Channel
 from session_supervisor.frames import Kind
 from session_supervisor.hygiene import Interrupted
+from session_supervisor.os_facts import gil_enabled
+
+logger = logging.getLogger(__name__)
 
 _NUMBER: contextvars.ContextVar[int | None] = contextvars.ContextVar("request", default=None)
 SETTING = "bridge_request"
@@ -45,6 +50,8 @@ class Threads:
         self._changing = threading.Lock()
         self._serving: dict[int, int] = {}  # number of each request to the thread that serves it
         self._cancelled: set[int] = set()
+        self._count = count
+        self._warned = False
         channel.under_way = under_way
         channel.read_here()
         for name in ("stdout", "stderr"):
@@ -64,6 +71,17 @@ class Threads:
             _flush()
         finally:
             _NUMBER.set(None)
+
+    def _look_at_load(self, wall: float, used: float, overlaps: int) -> None:
+        """Say so, once, if requests that overlap do nothing but compute, one after another."""
+        busy = used > 0.2 and used * overlaps > 0.7 * wall
+        if busy and overlaps > 1 and gil_enabled() and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%d requests at once have kept the processor busy, and this Python runs one thread at a time: they "
+                "take turns, and each takes longer. workers: %d instead of threads: %d would run them side by side",
+                *(overlaps, self._count, self._count),
+            )
 
     def cancel(self, number: int) -> None:
         """Interrupt the thread that serves it, at its next step in Python; one that waits never begins."""
@@ -93,8 +111,11 @@ class Threads:
                 self._channel.send(Kind.REPLY, number)
                 return
             self._serving[number] = threading.get_ident()
+            overlaps = len(self._serving)
+        began, used = time.monotonic(), time.thread_time()
         try:
             frames = context.run(self._answer, number, body)
+            context.run(self._look_at_load, time.monotonic() - began, time.thread_time() - used, overlaps)
         finally:
             with self._changing:
                 self._serving.pop(number, None)
