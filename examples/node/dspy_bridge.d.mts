@@ -99,14 +99,12 @@ export type SessionInfo = {
   session_id: string;
   /** cold: hibernating, or not used yet. */
   state: "cold" | "waking" | "live" | "ending";
-  /** Each with pid, requests, age_s and memory_mb (private memory). */
+  /** Each with pid, requests, age_s, memory_mb (private memory), python (its version) and gil (whether its threads take turns). */
   workers: (Record<string, unknown>)[];
   /** How many requests it may run at once: interpreters times threads. */
   capacity: number;
   /** Requests each interpreter runs at once. */
   threads: number;
-  /** Whether threads of one interpreter take turns at running Python code. */
-  gil: boolean;
   requests: number;
   queued: number;
   in_flight: number;
@@ -329,14 +327,12 @@ export interface Commands {
       session_id: string;
       /** cold: hibernating, or not used yet. */
       state: "cold" | "waking" | "live" | "ending";
-      /** Each with pid, requests, age_s and memory_mb (private memory). */
+      /** Each with pid, requests, age_s, memory_mb (private memory), python (its version) and gil (whether its threads take turns). */
       workers: (Record<string, unknown>)[];
       /** How many requests it may run at once: interpreters times threads. */
       capacity: number;
       /** Requests each interpreter runs at once. */
       threads: number;
-      /** Whether threads of one interpreter take turns at running Python code. */
-      gil: boolean;
       requests: number;
       queued: number;
       in_flight: number;

@@ -14,8 +14,8 @@ kind        sent by    means
 ``ANSWER``  supervisor what came back for call ``number``: a piece of it, or all; body as it came
 ``COLLECT`` supervisor collect your garbage and say what you still hold
 ``CANCEL``  supervisor stop request ``number``, which is one of several under way
-``READY``   worker     I can be assigned (body: facts about me, opaque)
-``ASSIGNED`` worker    I am that session now
+``READY``   worker     I can be assigned
+``ASSIGNED`` worker    I am that session now (body: facts about me, opaque)
 ``REFUSED`` worker     I cannot become that session (body: UTF-8 reason); I am leaving
 ``EVENT``   worker     one event of request ``number``, to be forwarded
 ``PARTS``   worker     what request ``number`` changed; takes effect with its reply

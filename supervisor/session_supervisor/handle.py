@@ -113,6 +113,8 @@ class WorkerHandle:
         """Its session wants it replaced: by age, by count or by request."""
         self.told_to_end = False
         """Its end is our doing, not an accident."""
+        self.facts = b""
+        """What it says of itself, opaque."""
         self.threads = 1
         """How many requests it may run at once."""
         self.in_flight: dict[int, Request] = {}
@@ -234,6 +236,7 @@ class WorkerHandle:
                 self.lifecycle.to(IDLE)
                 self.owner.worker_ready(self)
         elif kind is Kind.ASSIGNED:
+            self.facts = body
             self.owner.worker_assigned(self)
         elif kind is Kind.REFUSED:
             self.owner.worker_refused(self, body.decode(errors="replace"))

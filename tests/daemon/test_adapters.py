@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,3 +153,13 @@ def test_a_session_ended_while_its_next_interpreter_is_still_setting_up_ends(all
         pass
     assert allowing.call("end_session", session="brief", timeout=10)["status"] == "ended"
     assert allowing.reply(recycling)["success"] is False
+
+
+def test_adapters_are_found_in_folders_the_operator_names(folder: Path) -> None:
+    (folder / "shop").mkdir()
+    (folder / "shop" / "till.py").write_text(
+        "from dspy_bridge.adapter import tool\n\n\nclass Till:\n    @tool\n    def ring(self) -> str:\n        return 'ding'\n"
+    )
+    with Client.spawn(["--import-path", str(folder / "shop"), "--allow-import", "till"]) as client:
+        client.call("start_session", {"adapter": "till:Till"}, session="s")
+        assert client.call("ring", session="s") == "ding"

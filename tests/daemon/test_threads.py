@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import platform
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -14,7 +18,9 @@ import pytest
 from fixtures.openai_endpoint import Delay, Fields, OpenAIEndpoint
 
 from dspy_bridge import libraries
+from dspy_bridge.cli import doctor
 from dspy_bridge.client import Client, CommandFailed
+from session_supervisor import os_facts
 
 Frame = dict[str, Any]
 MODULE = "tests.support.adapters"
@@ -327,13 +333,56 @@ def test_a_library_that_is_not_thread_safe_is_named_with_the_way_to_use_it(allow
 
 def test_threads_that_only_compute_are_told_that_they_take_turns(allowing: Client, session: str) -> None:
     allowing.call("start_session", {"adapter": "tests.support.unsafe_adapter:Database", "threads": 2}, session=session)
-    assert allowing.call("session_info", session=session)["gil"] is True  # where these tests run
+    (worker,) = allowing.call("session_info", session=session)["workers"]
+    if worker["gil"] is False:
+        pytest.skip("this Python is free-threaded: that it says so where it is not is NOT tested")
     events: list[Frame] = []
     allowing.on_event = events.append
     results(allowing, begin(allowing, session, "burn", 2, seconds=0.8))
     said = "".join(one["data"]["text"] for one in events if one["event"] == "log")
     assert "this Python runs one thread at a time" in said
     assert "workers: 2" in said
+
+
+def test_a_hundred_threads_of_one_interpreter_lose_no_update(allowing: Client, session: str) -> None:
+    start(allowing, session, threads=100)
+    assert sorted(results(allowing, begin(allowing, session, "add", 1000))) == list(range(1, 1001))
+
+
+@pytest.mark.parametrize("launcher", ["fork", "spawn"])
+def test_sessions_may_run_on_another_interpreter_than_the_daemon(folder: Path, launcher: str) -> None:
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nOTHER_PYTHON=1 exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    with Client.spawn(["--python", str(python), "--launcher", launcher, "--allow-import", "tests.support"]) as client:
+        pid = client.call("start_session", {"adapter": f"{MODULE}:Plain"}, session="s")["worker_pid"]
+        assert b"OTHER_PYTHON=1" in Path(f"/proc/{pid}/environ").read_bytes()
+        (worker,) = client.call("session_info", session="s")["workers"]
+        assert worker["python"] == platform.python_version()
+        assert worker["gil"] is True or sys.version_info >= (3, 13)
+
+
+def test_an_interpreter_that_lacks_the_package_is_named_at_the_start(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dspy_bridge.cli", "serve", "--python", "/no/such/python"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 3
+    assert "/no/such/python" in done.stderr
+
+
+def test_a_free_threaded_interpreter_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    # None is at hand: what such an interpreter says of itself is faked.
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    assert os_facts.gil_enabled() is False
+    assert "free-threaded" in doctor._python().found
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True, raising=False)  # an extension has switched it on
+    assert os_facts.gil_enabled() is True
+    assert "GIL" in doctor._python().found
 
 
 def test_the_table_of_libraries_says_for_each_where_it_is_from() -> None:

@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 import click
-import orjson
 
+from dspy_bridge import jsonlib
 from dspy_bridge.client import Client, CommandFailed
 
 _QUESTION = "What is the capital of France?"
@@ -99,7 +99,7 @@ def command(as_json: bool) -> None:
     """
     report = run()
     if as_json:
-        click.echo(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+        click.echo(jsonlib.dumps(report, option=jsonlib.OPT_INDENT_2))
     else:
         _show(report)
     raise SystemExit(0 if report["ok"] else 1)

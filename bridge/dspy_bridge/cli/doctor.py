@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 import click
-import orjson
 
+from dspy_bridge import jsonlib
 from dspy_bridge.client import Client, CommandFailed, TransportError
 from dspy_bridge.libraries import table
 from session_supervisor.os_facts import IS_LINUX, gil_enabled
@@ -117,7 +117,7 @@ def _fork_safety() -> Finding:
 def _tell_libraries(as_json: bool) -> None:
     installed = [row for row in table().values() if importlib.util.find_spec(row.name) is not None]
     if as_json:
-        click.echo(orjson.dumps([asdict(row) for row in installed], option=orjson.OPT_INDENT_2))
+        click.echo(jsonlib.dumps([asdict(row) for row in installed], option=jsonlib.OPT_INDENT_2))
         return
     colours = {"safe": "green", "conditional": "yellow", "unsafe": "red"}
     for row in installed:
@@ -147,7 +147,7 @@ def command(as_json: bool, libs: bool) -> None:
         return
     findings = [check() for check in CHECKS]
     if as_json:
-        click.echo(orjson.dumps([asdict(finding) for finding in findings], option=orjson.OPT_INDENT_2))
+        click.echo(jsonlib.dumps([asdict(finding) for finding in findings], option=jsonlib.OPT_INDENT_2))
     else:
         colours = {"ok": "green", "warning": "yellow", "problem": "red"}
         for finding in findings:

@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 import click
-import orjson
 
+from dspy_bridge import jsonlib
 from dspy_bridge.protocol.commands import COMMANDS, schemas
 from dspy_bridge.protocol.envelope import PROTOCOL_VERSION
 from dspy_bridge.protocol.errors import ERRORS
@@ -29,4 +29,4 @@ def command(name: str | None) -> None:
     if name is not None and name not in COMMANDS:
         raise click.UsageError(f"there is no command {name!r}; known are {', '.join(COMMANDS)}")
     content = document() if name is None else schemas(name)
-    click.echo(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+    click.echo(jsonlib.dumps(content, option=jsonlib.OPT_INDENT_2))

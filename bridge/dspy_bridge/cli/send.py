@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import orjson
 import platformdirs
 
+from dspy_bridge import jsonlib
 from dspy_bridge.client import Client, CommandFailed, TransportError
 
 COMMAND_ERROR: Final = 1
@@ -45,8 +45,8 @@ def _parse_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
         if not separator or not name:
             raise click.UsageError(f"--arg wants name=value, not {pair!r}")
         try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError:
+            value = jsonlib.loads(text)
+        except jsonlib.JSONDecodeError:
             value = text
         *outer, last = name.split(".")
         inside = args
@@ -62,8 +62,8 @@ def _parse_args(text: str | None, pairs: tuple[str, ...]) -> dict[str, Any]:
     if text is None:
         return _parse_pairs(pairs)
     try:
-        args = orjson.loads(sys.stdin.buffer.read() if text == "-" else text)
-    except orjson.JSONDecodeError as exc:
+        args = jsonlib.loads(sys.stdin.buffer.read() if text == "-" else text)
+    except jsonlib.JSONDecodeError as exc:
         raise click.UsageError(f"--args is not JSON: {exc}") from None
     if not isinstance(args, dict):
         raise click.UsageError("--args must be a JSON object")
@@ -105,7 +105,7 @@ def _listens(path: str) -> bool:
 
 
 def _show_event(frame: dict[str, Any]) -> None:
-    click.echo(orjson.dumps(frame), err=True)
+    click.echo(jsonlib.dumps(frame), err=True)
 
 
 def _open(path: str, private: bool, start: bool) -> Client:
@@ -150,9 +150,9 @@ def command(
         with _open(path or default_socket(), private, not no_start) as client:
             result = client.call(name, args, session=session, timeout=timeout)
     except CommandFailed as failed:
-        click.echo(orjson.dumps(failed.error, option=orjson.OPT_INDENT_2), err=True)
+        click.echo(jsonlib.dumps(failed.error, option=jsonlib.OPT_INDENT_2), err=True)
         sys.exit(COMMAND_ERROR)
     except TransportError as exc:
         click.echo(f"bridge-cli: {exc}", err=True)
         sys.exit(TRANSPORT_ERROR)
-    click.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    click.echo(jsonlib.dumps(result, option=jsonlib.OPT_INDENT_2))

@@ -6,8 +6,8 @@ import secrets
 from typing import Any
 
 import click
-import orjson
 
+from dspy_bridge import jsonlib
 from dspy_bridge.client import Client
 
 
@@ -49,7 +49,7 @@ def command(as_json: bool, skip: tuple[str, ...]) -> None:
         rows = run(client, skip=list(skip))
     failed = [row for row in rows if row["leaked"] or row["changed"] or not row["planted"]]
     if as_json:
-        click.echo(orjson.dumps({"ok": not failed, "rows": rows}, option=orjson.OPT_INDENT_2))
+        click.echo(jsonlib.dumps({"ok": not failed, "rows": rows}, option=jsonlib.OPT_INDENT_2))
     else:
         for row in rows:
             bad = row in failed

@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-import orjson
-
+from dspy_bridge import jsonlib
 from dspy_bridge.client.errors import TransportError, failure
 from dspy_bridge.client.wire import Wire
 
@@ -82,7 +81,7 @@ class Client:
         frame: dict[str, Any] = {"id": number, "command": command, "args": args or {}, **fields}
         if session is not None:
             frame["session_id"] = session
-        self.send(orjson.dumps(frame))
+        self.send(jsonlib.dumps(frame))
         return number
 
     def finish(self, number: Any, *, timeout: float = 60.0) -> Any:
@@ -114,7 +113,7 @@ class Client:
             answer |= {"success": True, "result": self.on_call(frame)}
         except Exception as exc:  # noqa: BLE001 - the program hears of it
             answer |= {"success": False, "error": {"message": f"{type(exc).__name__}: {exc}"}}
-        self.send(orjson.dumps(answer))
+        self.send(jsonlib.dumps(answer))
 
     def send(self, body: bytes) -> None:
         """Send one frame as it is."""

@@ -17,8 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
+from dspy_bridge import jsonlib
 from dspy_bridge.client.errors import TransportError, failure
 from dspy_bridge.client.hosted import to_jsonable
 from dspy_bridge.client.wire import Wire
@@ -119,7 +118,7 @@ class Engine:
             del self._hosted[key]
 
     def _send(self, frame: Mapping[str, Any]) -> None:
-        body = orjson.dumps(frame, option=orjson.OPT_NON_STR_KEYS)
+        body = jsonlib.dumps(frame, option=jsonlib.OPT_NON_STR_KEYS)
         with self._writing:
             self._wire.send(body)
 

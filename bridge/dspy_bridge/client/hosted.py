@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from pydantic import TypeAdapter
 
+from dspy_bridge import jsonlib
 from dspy_bridge.functions import checked, description_of, name_of, schema_of
 
 
@@ -42,6 +42,6 @@ def read_lm(given: Any) -> tuple[Any, Callable[..., Any] | None]:
 def to_jsonable(value: Any) -> Any:
     """What a hosted function gave, as JSON-able data: pydantic models, dataclasses and dates too."""
     try:
-        return orjson.loads(orjson.dumps(value))
+        return jsonlib.loads(jsonlib.dumps(value))
     except TypeError:
         return TypeAdapter(Any).dump_python(value, mode="json", fallback=str)

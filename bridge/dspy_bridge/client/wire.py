@@ -11,8 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-import orjson
-
+from dspy_bridge import jsonlib
 from dspy_bridge.client.errors import TransportError, UsedAfterFork
 
 _CHUNK: Final = 1 << 16
@@ -91,7 +90,7 @@ class Wire:
             self._buffer += data
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
-        frame: dict[str, Any] = orjson.loads(line)
+        frame: dict[str, Any] = jsonlib.loads(line)
         return frame
 
     def end(self) -> None:

@@ -35,11 +35,17 @@ class DaemonOptions(BaseModel):
     launcher: Literal["auto", "fork", "spawn"] = Field(
         "auto", description="How interpreters are made: forked from a warm template, or started afresh."
     )
+    python: str = Field(
+        "", description="Interpreter of the sessions, if not the daemon's own; it needs this package and DSPy too."
+    )
     preload: str = Field(
         "", description="Modules the template imports beside dspy, separated by commas; shared by all sessions."
     )
     allow_import: str = Field(
         "", description="Packages sessions may import programs and metrics from, separated by commas."
+    )
+    import_path: str = Field(
+        "", description="Folders sessions find those packages in, separated by commas, after what is installed."
     )
     allow_data: str = Field("", description="Folders sessions may read and write data in, separated by commas.")
     allow_local_interpreter: bool = Field(
@@ -114,6 +120,8 @@ class DaemonOptions(BaseModel):
         told: dict[str, Any] = {}
         if self.allow_import:
             told["allow_imports"] = [name.strip() for name in self.allow_import.split(",")]
+        if self.import_path:
+            told["import_path"] = [str(Path(name.strip()).absolute()) for name in self.import_path.split(",")]
         if self.allow_data:
             told["allow_data"] = [name.strip() for name in self.allow_data.split(",")]
         if self.shared_cache:

@@ -91,9 +91,11 @@ class Daemon:
         if kind == "auto":
             kind = "fork" if IS_LINUX else "spawn"
         if kind == "spawn":
-            return SpawnLauncher(APPLICATION)
+            return SpawnLauncher(APPLICATION, self._options.python or sys.executable)
         env = {**os.environ, "DSPY_BRIDGE_PRELOAD": self._options.preload}
-        return ForkLauncher(reactor, reaper, APPLICATION, max_forks=self._options.template_max_forks, env=env)
+        python = self._options.python or sys.executable
+        forks = self._options.template_max_forks
+        return ForkLauncher(reactor, reaper, APPLICATION, python=python, max_forks=forks, env=env)
 
     # -- transports ----------------------------------------------------------------------------
 

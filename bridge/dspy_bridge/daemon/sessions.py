@@ -10,8 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from dspy_bridge import jsonlib
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.protocol import compact
 from dspy_bridge.protocol.charter import birth_certificate, charter_of, read_charter, reborn
@@ -22,7 +21,6 @@ from dspy_bridge.protocol.snapshot_parts import check_part, missing_secrets, pro
 from session_supervisor.failures import ShuttingDown
 from session_supervisor.handle import WorkerHandle
 from session_supervisor.options import SessionOptions
-from session_supervisor.os_facts import gil_enabled
 from session_supervisor.session import Session
 from session_supervisor.snapshot import VOLATILE_PREFIX
 from session_supervisor.store import StoredSession
@@ -56,7 +54,7 @@ class Sessions:
     def has_adapter(self, session_id: str) -> bool:
         """Whether the session has tools of its own, whose names may be commands."""
         session = self.get(session_id)
-        return session is not None and orjson.loads(session.charter or b"{}").get("adapter") is not None
+        return session is not None and jsonlib.loads(session.charter or b"{}").get("adapter") is not None
 
     def needed(self, session_id: str) -> Session:
         """The session of that id, opened if need be. Raises ``session_not_found`` where that is not allowed."""
@@ -105,7 +103,7 @@ class Sessions:
 
         charter = charter_of(args)
         if missing:
-            charter = compact.dumps({**orjson.loads(charter), "missing": missing})
+            charter = compact.dumps({**jsonlib.loads(charter), "missing": missing})
         return self._supervisor.open(session_id, certificate, options=options, charter=charter, restored=restored)
 
     # -- from disk -----------------------------------------------------------------------------
@@ -135,16 +133,16 @@ class Sessions:
             "session_id": session.id,
             "created_at": _rfc3339(session.created),
             "exported_at": timestamp(),
-            "charter": orjson.Fragment(session.charter or b"{}"),
+            "charter": jsonlib.Fragment(session.charter or b"{}"),
             "parts": {
-                name: orjson.Fragment(value) for name, value in parts.items() if not name.startswith(VOLATILE_PREFIX)
+                name: jsonlib.Fragment(value) for name, value in parts.items() if not name.startswith(VOLATILE_PREFIX)
             },
         }
 
     def check(self, document: SessionDocument) -> tuple[StartSessionArgs, dict[str, list[str]]]:
         """What the document's session was started with. Raises ``invalid_args`` for a document no session
         could have exported, ``unsupported`` for one this daemon cannot serve."""
-        args, missing = read_charter(orjson.dumps(document.charter))
+        args, missing = read_charter(jsonlib.dumps(document.charter))
         self._options.for_session(args)
         for name, value in document.parts.items():
             check_part(name, value)
@@ -177,7 +175,7 @@ class Sessions:
     def missing(session: Session) -> list[str]:
         """The literal secrets the session lacks since it was restored or imported."""
         parts = session.snapshot.live_parts()
-        born_without = orjson.loads(session.birth).get("missing", {})
+        born_without = jsonlib.loads(session.birth).get("missing", {})
         return [
             *(f"env.{name}" for name in born_without.get("env", ())),
             *(f"lm.{name}" for name in born_without.get("lm", ()) if "lm" not in parts),
@@ -201,6 +199,7 @@ class Sessions:
                 "requests": worker.served,
                 "age_s": round(worker.age, 3),
                 "memory_mb": round(held[worker] / 2**20, 2) if worker in held else None,
+                **jsonlib.loads(worker.facts or b"{}"),
             }
             for worker in session.workers
         ]
@@ -210,7 +209,6 @@ class Sessions:
             "workers": workers,
             "capacity": session.options.workers * session.options.threads,
             "threads": session.options.threads,
-            "gil": gil_enabled(),
             "requests": session.requests,
             "queued": session.queued,
             "in_flight": session.in_flight,

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import orjson
-
+from dspy_bridge import jsonlib
 from dspy_bridge.protocol import compact
 from dspy_bridge.protocol.daemon_commands import GetStateArgs, SetStateArgs, UpdateStateArgs
 from dspy_bridge.protocol.errors import BridgeError
@@ -63,7 +62,7 @@ def update_state(snapshot: Snapshot, args: UpdateStateArgs) -> tuple[Parts, Answ
 
 def _read(snapshot: Snapshot, key: str) -> tuple[bool, Any]:
     encoded = snapshot.get(VARIABLE_PREFIX + key)
-    return (False, None) if encoded is None else (True, orjson.loads(encoded))
+    return (False, None) if encoded is None else (True, jsonlib.loads(encoded))
 
 
 def _change(key: str, value: Any) -> Parts:

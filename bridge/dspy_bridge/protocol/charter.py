@@ -12,9 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict
 
+from dspy_bridge import jsonlib
 from dspy_bridge.protocol import compact
 from dspy_bridge.protocol.arguments import validate
 from dspy_bridge.protocol.daemon_commands import StartSessionArgs
@@ -45,7 +45,7 @@ def charter_of(args: StartSessionArgs) -> bytes:
 
 def read_charter(charter: bytes) -> tuple[StartSessionArgs, dict[str, list[str]]]:
     """The arguments a session is opened with again, and what they lack. Raises ``invalid_args``."""
-    stored = orjson.loads(charter or b"{}")
+    stored = jsonlib.loads(charter or b"{}")
     missing: _Missing = validate(_Missing, {"fields": stored.pop("missing", {})}, where="charter.missing")
     args: StartSessionArgs = validate(StartSessionArgs, stored, where="charter")
     return args, {str(name): fields for name, fields in missing.fields.items()}
@@ -71,4 +71,4 @@ def birth_certificate(
 
 def reborn(birth: bytes, session_id: str, scratch: Path) -> bytes:
     """The certificate of one session made into that of a branch of it."""
-    return compact.dumps({**orjson.loads(birth), "session_id": session_id, "scratch": str(scratch)})
+    return compact.dumps({**jsonlib.loads(birth), "session_id": session_id, "scratch": str(scratch)})

@@ -1,12 +1,12 @@
-"""JSON to be kept: ``orjson.dumps`` returns its 4 KiB buffer however little is in it."""
+"""JSON to be kept: ``jsonlib.dumps`` returns its 4 KiB buffer however little is in it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import orjson
+from dspy_bridge import jsonlib
 
 
 def dumps(value: Any) -> bytes:
-    """As ``orjson.dumps``, in no more memory than the text needs."""
-    return memoryview(orjson.dumps(value)).tobytes()
+    """As ``jsonlib.dumps``, in no more memory than the text needs."""
+    return memoryview(jsonlib.dumps(value)).tobytes()

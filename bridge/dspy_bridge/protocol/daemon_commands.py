@@ -70,7 +70,7 @@ class StartSessionArgs(Args):
     settings: SettingsArgs | None = Field(None, description="As the arguments of configure.")
     workers: int | None = Field(None, ge=1, le=64, description="Interpreters its requests are spread over (default 1).")
     threads: int | None = Field(
-        None, ge=1, le=64, description="Requests each interpreter runs at once, in threads (default 1)."
+        None, ge=1, le=256, description="Requests each interpreter runs at once, in threads (default 1)."
     )
     adapter: str | None = Field(
         None, pattern=r"^[\w.]+:\w+$", description="Python of the operator's, package.module:Class, whose tools it has."
@@ -112,10 +112,12 @@ class EndSessionResult(Result):
 class SessionInfo(Result):
     session_id: str
     state: Literal["cold", "waking", "live", "ending"] = Field(description="cold: hibernating, or not used yet.")
-    workers: list[dict[str, Any]] = Field(description="Each with pid, requests, age_s and memory_mb (private memory).")
+    workers: list[dict[str, Any]] = Field(
+        description="Each with pid, requests, age_s, memory_mb (private memory), python (its version) and gil "
+        "(whether its threads take turns)."
+    )
     capacity: int = Field(description="How many requests it may run at once: interpreters times threads.")
     threads: int = Field(description="Requests each interpreter runs at once.")
-    gil: bool = Field(description="Whether threads of one interpreter take turns at running Python code.")
     requests: int
     queued: int
     in_flight: int

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final
 
-import orjson
-
+from dspy_bridge import jsonlib
 from dspy_bridge.protocol.errors import ERRORS, BridgeError
 
 PROTOCOL_VERSION: Final = 1
@@ -65,8 +64,8 @@ class BadFrame(Exception):
 def parse(body: bytes) -> Call | HostAnswer:
     """The request (or host's answer) in a frame. Raises :class:`BadFrame`."""
     try:
-        frame = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
+        frame = jsonlib.loads(body)
+    except jsonlib.JSONDecodeError as exc:
         raise BadFrame(BridgeError("parse_error", f"the frame is not JSON: {exc}"), None, False) from None
     if type(frame) is not dict:
         kind = "a batch, which this daemon does not take" if type(frame) is list else type(frame).__name__
@@ -102,7 +101,7 @@ def _host_answer(call_id: Any, frame: dict[str, Any]) -> HostAnswer:
                 "message": error if isinstance(error, str) else "the host's answer says neither success nor why not"
             }
         said = {"success": False, "error": error}
-    return HostAnswer(str(call_id)[:MAX_ID], orjson.dumps(said))
+    return HostAnswer(str(call_id)[:MAX_ID], jsonlib.dumps(said))
 
 
 def _checked(frame: dict[str, Any], call_id: CallId, command: Any, args: Any, rpc: bool) -> Call:
@@ -152,8 +151,8 @@ def timestamp() -> str:
 def success(call_id: CallId, rpc: bool, result: Any) -> bytes:
     """The terminal reply with ``result`` (JSON-able; ``TypeError`` otherwise)."""
     if rpc:
-        return orjson.dumps({"jsonrpc": "2.0", "id": call_id, "result": result})
-    return orjson.dumps({"id": call_id, "success": True, "result": result, "timestamp": timestamp()})
+        return jsonlib.dumps({"jsonrpc": "2.0", "id": call_id, "result": result})
+    return jsonlib.dumps({"id": call_id, "success": True, "result": result, "timestamp": timestamp()})
 
 
 def failure(call_id: CallId | None, rpc: bool, error: BridgeError) -> bytes:
@@ -161,25 +160,25 @@ def failure(call_id: CallId | None, rpc: bool, error: BridgeError) -> bytes:
     wire = error.to_wire()
     if rpc:
         coded = {"code": ERRORS[error.code].rpc, "message": error.message, "data": wire}
-        return orjson.dumps({"jsonrpc": "2.0", "id": call_id, "error": coded})
-    return orjson.dumps({"id": call_id, "success": False, "error": wire, "timestamp": timestamp()})
+        return jsonlib.dumps({"jsonrpc": "2.0", "id": call_id, "error": coded})
+    return jsonlib.dumps({"id": call_id, "success": False, "error": wire, "timestamp": timestamp()})
 
 
 def event_tail(event: str, data: dict[str, Any]) -> bytes:
     """The part of an event only its maker knows. The daemon puts id and number before it
     (:func:`event`), because both the worker and the daemon itself make events of one request."""
-    return orjson.dumps({"event": event, "data": data})[1:]
+    return jsonlib.dumps({"event": event, "data": data})[1:]
 
 
 def is_failure(call: Call, reply: bytes) -> bool:
     """Whether a reply to ``call`` is an error, told by its first bytes."""
     head = b'{"jsonrpc":"2.0","id":%b,"error":' if call.rpc else b'{"id":%b,"success":false'
-    return reply.startswith(head % orjson.dumps(call.id))
+    return reply.startswith(head % jsonlib.dumps(call.id))
 
 
 def event(call_id: CallId, rpc: bool, seq: int, tail: bytes) -> bytes:
     """The event frame number ``seq`` of a request, from its :func:`event_tail`."""
-    head = b'{"id":%b,"seq":%d,' % (orjson.dumps(call_id), seq)
+    head = b'{"id":%b,"seq":%d,' % (jsonlib.dumps(call_id), seq)
     if rpc:
         return b'{"jsonrpc":"2.0","method":"event","params":%b%b}' % (head, tail)
     return head + tail
@@ -187,16 +186,16 @@ def event(call_id: CallId, rpc: bool, seq: int, tail: bytes) -> bytes:
 
 def host_call_tail(call: str, name: str, args: dict[str, Any]) -> bytes:
     """The part of a call to the host that its maker knows; the daemon adds the rest (:func:`host_call`)."""
-    return orjson.dumps({"call": call, "name": name, "args": args})[1:]
+    return jsonlib.dumps({"call": call, "name": name, "args": args})[1:]
 
 
 def host_call(call_id: str, request: Call, tail: bytes) -> bytes:
     """A worker's question to the host, which answers with the same ``call_id``."""
-    head = b'"id":%b,"session_id":%b,' % (orjson.dumps(request.id), orjson.dumps(request.session_id))
+    head = b'"id":%b,"session_id":%b,' % (jsonlib.dumps(request.id), jsonlib.dumps(request.session_id))
     framed = b'{"jsonrpc":"2.0","id":%b,"method":"host_call","params":{%b%b}' if request.rpc else b'{"call_id":%b,%b%b'
-    return framed % (orjson.dumps(call_id), head, tail)
+    return framed % (jsonlib.dumps(call_id), head, tail)
 
 
 def daemon_event(event_name: str, data: dict[str, Any]) -> bytes:
     """An event of the daemon itself, of no request: ``{"event": ..., ...data}``."""
-    return orjson.dumps({"event": event_name, **data})
+    return jsonlib.dumps({"event": event_name, **data})

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
+from dspy_bridge import jsonlib
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +94,14 @@ class BridgeError(Exception):
 
     def encode(self) -> bytes:
         """The error object as JSON: how a worker names its reason through channels that know bytes only."""
-        return orjson.dumps(self.to_wire())
+        return jsonlib.dumps(self.to_wire())
 
     @classmethod
     def decode(cls, text: str) -> BridgeError | None:
         """The inverse of :meth:`encode`; None for any other text."""
         try:
-            wire = orjson.loads(text)
-        except orjson.JSONDecodeError:
+            wire = jsonlib.loads(text)
+        except jsonlib.JSONDecodeError:
             return None
         if not isinstance(wire, dict) or wire.get("code") not in ERRORS:
             return None

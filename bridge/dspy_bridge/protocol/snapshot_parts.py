@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from dspy_bridge import jsonlib
 from dspy_bridge.protocol import compact
 from dspy_bridge.protocol.arguments import SettingsArgs, validate
 from dspy_bridge.protocol.embedder_config import EmbedderConfig
@@ -86,8 +86,8 @@ def program_ids(names: Iterable[str]) -> list[str]:
 
 def add_tally(total: bytes, share: bytes) -> bytes:
     """How two reports of executions become one."""
-    executions, last, usage = orjson.loads(total)
-    more, later, used = orjson.loads(share)
+    executions, last, usage = jsonlib.loads(total)
+    more, later, used = jsonlib.loads(share)
     return compact.dumps([executions + more, max(last, later), add_usage(usage, used)])
 
 
@@ -107,17 +107,17 @@ def missing_secrets(parts: Mapping[str, bytes]) -> list[str]:
     missing = []
     for name, value in parts.items():
         if name == LM:
-            held = orjson.loads(parts.get(LM_SECRETS, b"{}"))
-            missing += [f"lm.{field}" for field in orjson.loads(value).get("secret_fields", ()) if field not in held]
+            held = jsonlib.loads(parts.get(LM_SECRETS, b"{}"))
+            missing += [f"lm.{field}" for field in jsonlib.loads(value).get("secret_fields", ()) if field not in held]
         elif name.startswith((NAMED_LM_PREFIX, EMBEDDER_PREFIX)):
-            held = orjson.loads(parts.get(f"!{name}", b"{}"))
+            held = jsonlib.loads(parts.get(f"!{name}", b"{}"))
             missing += [
-                f"{name}.{field}" for field in orjson.loads(value).get("secret_fields", ()) if field not in held
+                f"{name}.{field}" for field in jsonlib.loads(value).get("secret_fields", ()) if field not in held
             ]
         elif name.startswith(PROGRAM_PREFIX):
             program = name[len(PROGRAM_PREFIX) :]
-            held = orjson.loads(parts.get(PROGRAM_SECRETS_PREFIX + program, b"{}"))
-            fields = orjson.loads(value).get("secret_fields", ())
+            held = jsonlib.loads(parts.get(PROGRAM_SECRETS_PREFIX + program, b"{}"))
+            fields = jsonlib.loads(value).get("secret_fields", ())
             missing += [f"programs.{program}.lm.{field}" for field in fields if field not in held]
     return missing
 

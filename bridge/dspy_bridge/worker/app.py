@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import platform
 import sys
 import tempfile
 import traceback
@@ -16,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dspy
-import orjson
 
+from dspy_bridge import jsonlib
 from dspy_bridge.protocol import envelope
 from dspy_bridge.protocol.commands import COMMANDS
 from dspy_bridge.protocol.envelope import Call
@@ -32,7 +33,7 @@ from session_supervisor.channel import Channel
 from session_supervisor.frames import Kind, pack
 from session_supervisor.hygiene import Interrupted, InterruptGate
 from session_supervisor.limits import CpuExhausted, LimitKeeper, Limits
-from session_supervisor.os_facts import flush_c_stdio, private_memory, release_free_memory
+from session_supervisor.os_facts import flush_c_stdio, gil_enabled, private_memory, release_free_memory
 from session_supervisor.snapshot import decode_parts, encode_parts
 
 
@@ -62,7 +63,7 @@ def serve(channel: Channel, gate: InterruptGate) -> None:
             runtime.load(decode_parts(body))
         elif kind is Kind.ASSIGN:
             try:
-                birth = orjson.loads(body)
+                birth = jsonlib.loads(body)
                 runtime = _become(birth, Host(channel))
                 keeper = LimitKeeper(Limits(**birth.get("limits", {})))
                 keeper.apply()
@@ -71,7 +72,7 @@ def serve(channel: Channel, gate: InterruptGate) -> None:
             except Exception as exc:  # noqa: BLE001 - every reason is told to the host
                 channel.send(Kind.REFUSED, 0, to_bridge_error(exc).encode())
                 return
-            channel.send(Kind.ASSIGNED)
+            channel.send(Kind.ASSIGNED, 0, jsonlib.dumps(_facts()))
         elif kind is Kind.COLLECT:
             gc.collect()
             release_free_memory()
@@ -82,11 +83,18 @@ def serve(channel: Channel, gate: InterruptGate) -> None:
             return
 
 
+def _facts() -> dict[str, Any]:
+    """Of this interpreter, now that the session's own modules are imported: one of them may have switched the
+    GIL on."""
+    return {"python": platform.python_version(), "gil": gil_enabled()}
+
+
 def _become(birth: Mapping[str, Any], host: Host) -> SessionRuntime:
     """Take on the environment, folders and state of the session."""
     os.environ.update(birth.get("env") or {})
     os.environ["TMPDIR"] = birth["scratch"]
     tempfile.tempdir = None
+    sys.path += birth.get("import_path", ())
     cwd = birth.get("cwd")
     if cwd is not None:
         try:

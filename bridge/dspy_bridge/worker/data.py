@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
+from dspy_bridge import jsonlib
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.session_commands import DataFile
 from dspy_bridge.worker.types import bad
@@ -77,9 +76,9 @@ def _read(path: Path) -> Rows:
             for row in csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
         ]
     if path.suffix == ".jsonl":
-        rows = [orjson.loads(line) for line in content.splitlines() if line.strip()]
+        rows = [jsonlib.loads(line) for line in content.splitlines() if line.strip()]
     else:
-        rows = orjson.loads(content)
+        rows = jsonlib.loads(content)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("holds something else than objects")
     return rows
@@ -99,8 +98,8 @@ def _cell(text: str | None) -> Any:
     if text is None or text[:1] not in '-0123456789tf[{"':
         return text
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return jsonlib.loads(text)
+    except jsonlib.JSONDecodeError:
         return text
 
 
@@ -126,7 +125,7 @@ def _flatten(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> Any:
-    return value if isinstance(value, (str, int, float)) else orjson.dumps(value).decode()
+    return value if isinstance(value, (str, int, float)) else jsonlib.dumps(value).decode()
 
 
 def _as_parquet(results: Sequence[Mapping[str, Any]]) -> bytes:
@@ -140,7 +139,7 @@ def _as_parquet(results: Sequence[Mapping[str, Any]]) -> bytes:
 
 _WRITERS: Final[Mapping[str, Callable[[Sequence[Mapping[str, Any]]], bytes]]] = {
     ".csv": _as_csv,
-    ".json": lambda results: orjson.dumps(list(results), option=orjson.OPT_INDENT_2),
+    ".json": lambda results: jsonlib.dumps(list(results), option=jsonlib.OPT_INDENT_2),
     ".parquet": _as_parquet,
-    ".jsonl": lambda results: b"".join(orjson.dumps(dict(one)) + b"\n" for one in results),
+    ".jsonl": lambda results: b"".join(jsonlib.dumps(dict(one)) + b"\n" for one in results),
 }

@@ -6,8 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import orjson
-
+from dspy_bridge import jsonlib
 from dspy_bridge.protocol.envelope import event_tail, host_call_tail
 from dspy_bridge.protocol.errors import BridgeError
 from session_supervisor.channel import Channel, ChannelClosed, NothingUnderWay
@@ -60,7 +59,7 @@ class Host:
                 raise NothingUnderWay
             with self._channel.call(host_call_tail(call, name, args)) as opened:
                 while True:
-                    said = orjson.loads(self._channel.answer(opened, timeout))
+                    said = jsonlib.loads(self._channel.answer(opened, timeout))
                     if "event" not in said:
                         break
                     if on_piece is not None:

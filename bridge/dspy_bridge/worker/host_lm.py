@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import dspy
-import orjson
 from dspy.lm15 import (
     Message,
     OpenAIChatLM,
@@ -31,6 +30,7 @@ from dspy.lm15 import (
     response_to_events,
 )
 
+from dspy_bridge import jsonlib
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.worker.host import DEFAULT_TIMEOUT_S, Host
 
@@ -105,7 +105,7 @@ class _Engine:
         """Nothing is held open."""
 
     def _ask(self, request: Any, on_piece: Any = None) -> Any:
-        body = orjson.loads(_ENCODER.build_request(request, on_piece is not None).body)
+        body = jsonlib.loads(_ENCODER.build_request(request, on_piece is not None).body)
         body["model"] = self._name
         return self._host.ask("lm", self._name, body, timeout=self._timeout, on_piece=on_piece)
 

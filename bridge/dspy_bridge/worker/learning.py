@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import dspy
-import orjson
 
+from dspy_bridge import jsonlib
 from dspy_bridge.protocol import session_commands
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.worker.data import DataFolder
@@ -120,7 +120,7 @@ class Learning:
         """The result of ``save_program``."""
         state = with_metadata(dump_state(self._session.programs.program(args.program_id).module))
         if args.path is not None:
-            _on_file(args.path, lambda file: file.write_bytes(orjson.dumps(state, option=orjson.OPT_INDENT_2)))
+            _on_file(args.path, lambda file: file.write_bytes(jsonlib.dumps(state, option=jsonlib.OPT_INDENT_2)))
         return {"program_id": args.program_id, "status": "saved", "state": state, "path": args.path}
 
     def load(self, args: session_commands.LoadProgramArgs) -> dict[str, Any]:
@@ -130,8 +130,8 @@ class Learning:
         state = args.state
         if args.path is not None:
             try:
-                state = orjson.loads(_on_file(args.path, lambda file: file.read_bytes()))
-            except orjson.JSONDecodeError as exc:
+                state = jsonlib.loads(_on_file(args.path, lambda file: file.read_bytes()))
+            except jsonlib.JSONDecodeError as exc:
                 raise bad("args.path", f"{args.path} is no JSON: {exc}") from None
             if not isinstance(state, dict):
                 raise bad("args.path", f"{args.path} holds no object")

@@ -7,8 +7,8 @@ import sys
 from typing import Any, Final
 
 import dspy
-import orjson
 
+from dspy_bridge import jsonlib
 from dspy_bridge.protocol import envelope
 from dspy_bridge.protocol.session_commands import CreateProgramArgs
 from dspy_bridge.worker.caching import use_cache
@@ -66,7 +66,7 @@ def rehearse() -> None:
     """
     runtime = _nobody()
     for command, args in _REHEARSAL:
-        body = orjson.dumps({"id": 0, "command": command, "args": args})
+        body = jsonlib.dumps({"id": 0, "command": command, "args": args})
         call = envelope.parse(body)
         assert isinstance(call, envelope.Call)
         envelope.success(call.id, call.rpc, runtime.serve(call))

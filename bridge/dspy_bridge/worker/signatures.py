@@ -342,9 +342,9 @@ def _validate(adapter: TypeAdapter[Any], kind: Any, value: Any, strict: bool) ->
 
 
 def _to_json_text(value: Any) -> bytes:
-    import orjson
+    from dspy_bridge import jsonlib
 
-    return orjson.dumps(
+    return jsonlib.dumps(
         value, default=lambda one: base64.b64encode(one).decode() if isinstance(one, bytes) else str(one)
     )
 

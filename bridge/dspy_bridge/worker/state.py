@@ -10,8 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import orjson
-
+from dspy_bridge import jsonlib
 from dspy_bridge.protocol.snapshot_parts import add_tally
 
 
@@ -38,11 +37,11 @@ class State:
     def get(self, name: str) -> Any:
         """The part's value; None if there is none."""
         value = self._parts.get(name)
-        return None if value is None else orjson.loads(value)
+        return None if value is None else jsonlib.loads(value)
 
     def put(self, name: str, value: Any) -> None:
         """Set one part (None: remove it)."""
-        encoded = None if value is None else orjson.dumps(value)
+        encoded = None if value is None else jsonlib.dumps(value)
         with self._lock:
             if encoded is None:
                 self._parts.pop(name, None)
@@ -52,7 +51,7 @@ class State:
 
     def count(self, name: str, reported: list[Any]) -> None:
         """Add to a tally: here, and in what the supervisor is told."""
-        share = orjson.dumps(reported)
+        share = jsonlib.dumps(reported)
         held: dict[str, Any]
         with self._lock:
             for held in (self._parts, self._changed):

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import dspy
-import orjson
 from dspy.streaming import StreamListener, StreamResponse
 from dspy.utils.callback import BaseCallback
 
+from dspy_bridge import jsonlib
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.signatures import BoundSignature
 
@@ -61,7 +61,7 @@ def stream(
         prediction = module(**inputs)
     for field, value in signature.encode_outputs(prediction).items():
         if field not in heard and (field in wanted if wanted is not None else field in signature.outputs):
-            text = value if isinstance(value, str) else orjson.dumps(value).decode()
+            text = value if isinstance(value, str) else jsonlib.dumps(value).decode()
             host.tell("token", {"field": field, "text": text, "last": True, "whole": True})
     return prediction
 

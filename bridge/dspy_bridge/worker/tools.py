@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import dspy
-import orjson
 
+from dspy_bridge import jsonlib
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.session_commands import ToolSpec
 from dspy_bridge.worker.host import Host
@@ -37,7 +37,7 @@ def _host_tool(spec: ToolSpec, host: Host) -> dspy.Tool:
             result = host.ask("tool", spec.name, args, timeout=spec.timeout_ms / 1000)
         except BridgeError as error:
             return f"Error: {error.message}"
-        return result if isinstance(result, str) else orjson.dumps(result).decode()
+        return result if isinstance(result, str) else jsonlib.dumps(result).decode()
 
     return ObservedTool(
         call,
