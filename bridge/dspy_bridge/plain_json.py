@@ -16,6 +16,8 @@ __all__ = ["OPT_INDENT_2", "OPT_NON_STR_KEYS", "Fragment", "JSONDecodeError", "d
 
 OPT_INDENT_2 = 1
 OPT_NON_STR_KEYS = 4
+_WORDS = range(-(2**63), 2**64)
+"""Beyond these, orjson reads a number as floating point."""
 
 
 class Fragment:
@@ -53,11 +55,16 @@ def loads(data: bytes | bytearray | memoryview | str, /) -> Any:
     """Raises :class:`JSONDecodeError`."""
     try:
         text = data if isinstance(data, str) else bytes(data).decode()
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, parse_int=_read_int)
     except UnicodeDecodeError as exc:
         raise JSONDecodeError(str(exc), "", 0) from None
     except RecursionError:
         raise JSONDecodeError("Recursion limit reached", "", 0) from None
+
+
+def _read_int(digits: str) -> int | float:
+    number = int(digits) if len(digits) <= 20 else 0
+    return number if number in _WORDS and len(digits) <= 20 else float(digits)
 
 
 def _refuse(name: str) -> Any:

@@ -158,7 +158,8 @@ def test_a_session_ended_while_its_next_interpreter_is_still_setting_up_ends(all
 def test_adapters_are_found_in_folders_the_operator_names(folder: Path) -> None:
     (folder / "shop").mkdir()
     (folder / "shop" / "till.py").write_text(
-        "from dspy_bridge.adapter import tool\n\n\nclass Till:\n    @tool\n    def ring(self) -> str:\n        return 'ding'\n"
+        "from dspy_bridge.adapter import tool\n\n\n"
+        "class Till:\n    @tool\n    def ring(self) -> str:\n        return 'ding'\n"
     )
     with Client.spawn(["--import-path", str(folder / "shop"), "--allow-import", "till"]) as client:
         client.call("start_session", {"adapter": "till:Till"}, session="s")
