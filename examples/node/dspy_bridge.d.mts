@@ -22,6 +22,13 @@ export type DataFile = {
   count?: number | null;
 };
 
+export type HealthCheck = {
+  check: string;
+  status: "ok" | "degraded" | "failing";
+  detail: string;
+  [more: string]: unknown;
+};
+
 export type LMConfig = {
   /** provider/name as dspy.LM takes it; or scripted, local (a small real one), host or host/name. */
   model: string;
@@ -486,6 +493,33 @@ export interface Commands {
       session_id?: string | null;
     };
     result: Record<string, unknown>;
+  };
+  /** Whether the daemon can do its work, check by check. */
+  health: {
+    args: {
+      /** Same as at the top level of the request. */
+      session_id?: string | null;
+    };
+    result: {
+      /** The worst of the checks. */
+      status: "ok" | "degraded" | "failing";
+      checks: HealthCheck[];
+      [more: string]: unknown;
+    };
+  };
+  /** Every option of the daemon, its value and where it is from; and those of a session. */
+  describe_options: {
+    args: {
+      /** Same as at the top level of the request. */
+      session_id?: string | null;
+    };
+    result: {
+      /** Each with name, value, from (default, a file, environment, flag), default, variable, description. */
+      daemon: (Record<string, unknown>)[];
+      /** JSON Schema of each argument of start_session. */
+      session: Record<string, unknown>;
+      [more: string]: unknown;
+    };
   };
   /** Drain within a bound and exit. */
   shutdown: {

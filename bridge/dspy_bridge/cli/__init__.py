@@ -12,6 +12,8 @@ _COMMANDS: Final = {
     "send": "Send one command to a daemon and print its result.",
     "demo": "Show two isolated sessions side by side, and a crash only one of them notices.",
     "doctor": "Check what would stop the bridge from working on this machine.",
+    "config": "Show every option, its value, and where that is from.",
+    "health": "Ask a daemon how it is; the exit code is for probes.",
     "schema": "Print the JSON Schemas of the protocol.",
     "verify-isolation": "Set everything global in one session, read it in another; print a table.",
 }

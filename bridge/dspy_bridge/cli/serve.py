@@ -7,9 +7,9 @@ import typing
 from typing import Any
 
 import click
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from dspy_bridge.daemon.configuration import BadConfiguration, resolve
 from dspy_bridge.daemon.descriptors import claim_stdio, raise_descriptor_limit
 from dspy_bridge.daemon.listener import SocketInUse
 from dspy_bridge.daemon.options import DaemonOptions
@@ -21,12 +21,13 @@ def _flag(name: str, field: FieldInfo) -> click.Option:
     """One option of :class:`DaemonOptions` as a flag of the command line."""
     words = name.replace("_", "-")
     annotation = field.annotation
+    # No default here: what is not given may come from a file or the environment.
+    shown = str(field.default) if field.default != "" else False
     if annotation is bool:
-        declaration = f"--{words}/--no-{words}"
-        return click.Option([declaration], default=field.default, help=field.description, show_default=True)
+        return click.Option([f"--{words}/--no-{words}"], default=None, help=field.description, show_default=shown)
     choices = typing.get_args(annotation)
     kind: Any = click.Choice([str(choice) for choice in choices]) if choices else annotation
-    return click.Option([f"--{words}"], type=kind, default=field.default, help=field.description, show_default=True)
+    return click.Option([f"--{words}"], type=kind, default=None, help=field.description, show_default=shown)
 
 
 class _Descriptors(click.ParamType):  # type: ignore[type-arg]
@@ -44,15 +45,15 @@ def _serve(fds: tuple[int, int] | None, socket: str | None, stdio: bool, **given
     if fds is not None and stdio:
         raise click.UsageError("--fds and --stdio both say where the one host is that the daemon ends with")
     try:
-        options = DaemonOptions.model_validate(given)
-    except ValidationError as exc:
-        problems = "; ".join(f"--{e['loc'][0]}: {e['msg']}".replace("_", "-") for e in exc.errors())
-        raise click.UsageError(problems) from None
+        resolved = resolve({name: value for name, value in given.items() if value is not None})
+    except BadConfiguration as exc:
+        raise click.UsageError(str(exc)) from None
+    options = resolved.options
     configure_logging(options.log_level)
     raise_descriptor_limit()
     own_read, own_write = claim_stdio()
     try:
-        daemon = Daemon(options)
+        daemon = Daemon(resolved)
     except StateUnusable as exc:
         click.echo(f"dspy-bridge cannot start: {exc}", err=True)
         sys.exit(int(Exit.STATE_UNUSABLE))

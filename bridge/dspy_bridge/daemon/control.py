@@ -11,7 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from dspy_bridge.daemon import variables
+from dspy_bridge.daemon.configuration import Resolved, environment_name
 from dspy_bridge.daemon.failures import to_bridge_error
+from dspy_bridge.daemon.health import Watchdog, health
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.router import OpenRequest, Router
 from dspy_bridge.daemon.sessions import Sessions
@@ -46,13 +48,15 @@ class Control:
         self,
         supervisor: Supervisor,
         sessions: Sessions,
-        options: DaemonOptions,
+        resolved: Resolved,
         shutdown: Callable[[], None],
     ) -> None:
         self.router: Router | None = None
+        self.watchdog: Watchdog | None = None
         self._supervisor = supervisor
         self._sessions = sessions
-        self._options = options
+        self._resolved = resolved
+        self._options = resolved.options
         self._shutdown = shutdown
         self._started = time.monotonic()
         self._boot_id = secrets.token_hex(8)
@@ -73,6 +77,8 @@ class Control:
             "update_state": self._on_variable(variables.update_state),
             "cancel": self._cancel,
             "get_stats": self._get_stats,
+            "describe_options": self._describe_options,
+            "health": self._health,
             "shutdown": self._shut_down,
         }
 
@@ -219,7 +225,24 @@ class Control:
 
     def _get_stats(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         assert self.router is not None
-        opened.success(stats(self._supervisor, self.router, time.monotonic() - self._started))
+        opened.success(stats(self._supervisor, self.router, time.monotonic() - self._started, self.watchdog))
+
+    def _health(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
+        opened.success(health(self._supervisor, self._options, self.watchdog))
+
+    def _describe_options(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
+        daemon = [
+            {
+                "name": name,
+                "value": value,
+                "from": self._resolved.origin(name),
+                "default": DaemonOptions.model_fields[name].default,
+                "variable": environment_name(name),
+                "description": DaemonOptions.model_fields[name].description,
+            }
+            for name, value in self._options
+        ]
+        opened.success({"daemon": daemon, "session": StartSessionArgs.model_json_schema()["properties"]})
 
     def _shut_down(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         opened.success({"status": "shutting_down"})

@@ -9,12 +9,13 @@ import signal
 import sys
 from pathlib import Path
 
+from dspy_bridge.daemon.configuration import Resolved
 from dspy_bridge.daemon.connection import Connection
 from dspy_bridge.daemon.control import Control
 from dspy_bridge.daemon.descriptors import pollable_input
+from dspy_bridge.daemon.health import Watchdog
 from dspy_bridge.daemon.listener import Listener
 from dspy_bridge.daemon.notify import Notifier
-from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.router import Router
 from dspy_bridge.daemon.sessions import Sessions
 from dspy_bridge.protocol import envelope
@@ -58,8 +59,8 @@ _LAST_WORDS_S = 2.0
 class Daemon:
     """One daemon. Add transports, then :meth:`run`. Raises :class:`StateUnusable`."""
 
-    def __init__(self, options: DaemonOptions) -> None:
-        self._options = options
+    def __init__(self, resolved: Resolved) -> None:
+        self._options = options = resolved.options
         self._notifier = Notifier()
         self._reactor = Reactor(lambda exc: logger.error("a callback of the daemon failed", exc_info=exc))
         # First, because it may not be possible: then nothing has been begun.
@@ -70,7 +71,7 @@ class Daemon:
         sessions = Sessions(self._supervisor, options)
         for stored in store.load() if store else ():
             sessions.restore(stored)
-        self._control = Control(self._supervisor, sessions, options, self.shut_down)
+        self._control = Control(self._supervisor, sessions, resolved, self.shut_down)
         self._router = Router(
             self._supervisor,
             self._control.serve,
@@ -79,6 +80,7 @@ class Daemon:
             has_adapter=sessions.has_adapter,
         )
         self._control.router = self._router
+        self._watchdog = self._control.watchdog = Watchdog(self._reactor)
         self._primary: Connection | None = None
         self._connections: set[Connection] = set()
         self._listener: Listener | None = None
@@ -182,7 +184,9 @@ class Daemon:
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._reactor.on_signal(signum, self._asked_to_end)
         self._supervisor.start(self._ready, self._cannot_start)
+        self._watchdog.start()
         self._reactor.run()
+        self._watchdog.stop()
         for connection in list(self._connections):
             connection.close()
         self._reactor.close()

@@ -9,13 +9,14 @@ from typing import Any
 
 import psutil
 
+from dspy_bridge.daemon.health import Watchdog
 from dspy_bridge.daemon.router import Router
 from dspy_bridge.daemon.sessions import Sessions
 from session_supervisor.os_facts import private_memory
 from session_supervisor.supervisor import Supervisor
 
 
-def stats(supervisor: Supervisor, router: Router, uptime: float) -> dict[str, Any]:
+def stats(supervisor: Supervisor, router: Router, uptime: float, watchdog: Watchdog | None) -> dict[str, Any]:
     """Everything, now. ``uptime`` in seconds."""
     launcher = supervisor.launcher.describe()
     template = launcher.get("template_pid")
@@ -58,6 +59,7 @@ def stats(supervisor: Supervisor, router: Router, uptime: float) -> dict[str, An
             "waiting": supervisor.leases.waiting,
             "limit": supervisor.leases.limit,
         },
+        "loop_lag_ms": _percentiles(watchdog.lags) if watchdog is not None else None,
         "launcher": launcher,
         "memory_mb": {
             "daemon": _memory_mb(os.getpid()),

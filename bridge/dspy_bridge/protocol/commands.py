@@ -77,6 +77,14 @@ _ROWS: Final = (
     ),
     Command("cancel", "daemon", daemon.CancelArgs, daemon.CancelResult, "End an open request with cancelled."),
     Command("get_stats", "daemon", NoArgs, Result, "Counts, the pool, the template, memory."),
+    Command("health", "daemon", NoArgs, daemon.HealthResult, "Whether the daemon can do its work, check by check."),
+    Command(
+        "describe_options",
+        "daemon",
+        NoArgs,
+        daemon.OptionsResult,
+        "Every option of the daemon, its value and where it is from; and those of a session.",
+    ),
     Command("shutdown", "daemon", NoArgs, daemon.ShutdownResult, "Drain within a bound and exit."),
     Command(
         "configure_lm",

@@ -109,6 +109,24 @@ class EndSessionResult(Result):
     status: Literal["ended", "not_found"]
 
 
+class HealthCheck(BaseModel):
+    check: str
+    status: Literal["ok", "degraded", "failing"]
+    detail: str
+
+
+class HealthResult(Result):
+    status: Literal["ok", "degraded", "failing"] = Field(description="The worst of the checks.")
+    checks: list[HealthCheck]
+
+
+class OptionsResult(Result):
+    daemon: list[dict[str, Any]] = Field(
+        description="Each with name, value, from (default, a file, environment, flag), default, variable, description."
+    )
+    session: dict[str, Any] = Field(description="JSON Schema of each argument of start_session.")
+
+
 class SessionInfo(Result):
     session_id: str
     state: Literal["cold", "waking", "live", "ending"] = Field(description="cold: hibernating, or not used yet.")

@@ -1,0 +1,52 @@
+"""``bridge-cli config``: which options a daemon started here would have, and where each is from."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from dspy_bridge import jsonlib
+from dspy_bridge.daemon.configuration import BadConfiguration, environment_name, resolve, user_file
+from dspy_bridge.daemon.options import DaemonOptions
+
+
+@click.group("config")
+def command() -> None:
+    """Look at the configuration."""
+
+
+@command.command("show")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--all", "everything", is_flag=True, help="Defaults too.")
+def show(as_json: bool, everything: bool) -> None:
+    """Every option that is set, its value, and the layer it came from.
+
+    Later layers win: defaults, the user's file, the project's bridge.toml (or [tool.dspy-bridge] of its
+    pyproject.toml), DSPY_BRIDGE_* variables, and flags of `serve`.
+    """
+    try:
+        resolved = resolve({})
+    except BadConfiguration as exc:
+        click.echo(f"bridge-cli: {exc}", err=True)
+        sys.exit(2)
+    rows = [
+        {"option": name, "value": value, "from": resolved.origin(name)}
+        for name, value in resolved.options
+        if everything or as_json or resolved.origin(name) != "default"
+    ]
+    if as_json:
+        click.echo(jsonlib.dumps(rows, option=jsonlib.OPT_INDENT_2))
+        return
+    for row in rows:
+        click.echo(f"{row['option']:<24} {row['value']!r:<24} {row['from']}")
+    if not rows:
+        click.echo(f"every option has its default; set some in {user_file()}, bridge.toml or the environment")
+
+
+@command.command("options")
+def options() -> None:
+    """Every option, with its default, variable and meaning."""
+    for name, field in DaemonOptions.model_fields.items():
+        click.echo(f"--{name.replace('_', '-')}  (default {field.default!r}, {environment_name(name)})")
+        click.echo(f"    {field.description}")

@@ -1,0 +1,119 @@
+"""What an operator looks at: configuration, health, the daemon's own loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dspy_bridge.client import Client
+from dspy_bridge.daemon.health import Watchdog
+from session_supervisor.reactor import Reactor
+from tests.support.host import serving
+
+CLI = [sys.executable, "-m", "dspy_bridge.cli"]
+
+
+def cli(*arguments: str, folder: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **environ}
+    return subprocess.run(
+        [*CLI, *arguments], capture_output=True, text=True, timeout=60, check=False, env=env, cwd=folder
+    )
+
+
+def checks(found: dict[str, Any]) -> dict[str, str]:
+    return {one["check"]: one["status"] for one in found["checks"]}
+
+
+def test_config_show_says_where_each_value_is_from(folder: Path) -> None:
+    (folder / "bridge.toml").write_text("max-sessions = 7\n")
+    shown = cli("config", "show", folder=folder, DSPY_BRIDGE_SPARES="1", XDG_CONFIG_HOME=str(folder)).stdout
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in shown.splitlines()}
+    assert rows["max_sessions"][0] == "7"
+    assert rows["max_sessions"][1].endswith("bridge.toml")
+    assert rows["spares"] == ["1", "environment"]
+    assert len(rows) == 2
+    everything = json.loads(cli("config", "show", "--json", folder=folder, XDG_CONFIG_HOME=str(folder)).stdout)
+    assert {one["option"]: one["from"] for one in everything}["framing"] == "default"
+    (folder / "bridge.toml").write_text("max-session = 7\n")
+    wrong = cli("config", "show", folder=folder, XDG_CONFIG_HOME=str(folder))
+    assert wrong.returncode == 2
+    assert "did you mean 'max_sessions'" in wrong.stderr
+    assert cli("serve", folder=folder, XDG_CONFIG_HOME=str(folder)).returncode == 2
+    assert "--max-sessions" in cli("config", "options").stdout
+
+
+def test_a_daemon_describes_its_options(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSPY_BRIDGE_MAX_SESSIONS", "3")
+    with Client.spawn(["--spares", "1"]) as client:
+        described = client.call("describe_options")
+        daemon = {one["name"]: one for one in described["daemon"]}
+        assert (daemon["max_sessions"]["value"], daemon["max_sessions"]["from"]) == (3, "environment")
+        assert (daemon["spares"]["value"], daemon["spares"]["from"], daemon["spares"]["default"]) == (1, "flag", 2)
+        assert daemon["framing"]["variable"] == "DSPY_BRIDGE_FRAMING"
+        assert all(one["description"] for one in described["daemon"])
+        assert {"lm", "threads", "max_memory_mb"} <= described["session"].keys()
+
+
+def test_a_healthy_daemon_says_so_to_hosts_and_probes(folder: Path) -> None:
+    with serving(folder / "s") as path:
+        with Client.connect(path) as client:
+            found = client.call("health")
+            assert found["status"] == "ok"
+            assert set(checks(found)) == {"launcher", "spares", "queue", "requests", "disk", "loop"}
+            assert client.call("get_stats")["loop_lag_ms"].keys() == {"p50", "p90", "p99"}
+        probe = cli("health", "--socket", path)
+        assert probe.returncode == 0
+        assert "ok        launcher   fork" in probe.stdout
+        assert json.loads(cli("health", "--socket", path, "--json").stdout)["status"] == "ok"
+    assert cli("health", "--socket", path).returncode == 3
+
+
+def test_a_template_that_has_died_shows_and_heals() -> None:
+    with Client.spawn() as client:
+        client.call("ping")
+        template = client.call("get_stats")["launcher"]["template_pid"]
+        os.kill(template, signal.SIGSTOP)  # it neither serves nor dies
+        os.kill(template, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while (now := client.call("get_stats")["launcher"].get("template_pid")) in (template, None):
+            assert time.monotonic() < deadline
+        assert now != template
+        assert checks(client.call("health"))["launcher"] == "ok"
+
+
+def test_a_full_queue_is_failing() -> None:
+    with Client.spawn(["--queue-total", "2"]) as client:
+        client.call("configure_lm", {"model": "scripted", "delay_ms": 60_000})
+        client.call("create_program", {"id": "p", "signature": "q -> a"})
+        opened = [client.start("execute_program", {"program_id": "p", "inputs": {"q": "?"}}) for _ in range(3)]
+        found = client.call("health")
+        assert (found["status"], checks(found)["queue"]) == ("failing", "failing")
+        for one in opened:
+            client.call("cancel", {"request_id": one})
+
+
+def test_a_blocked_loop_is_measured_and_logs_where_it_hangs(caplog: pytest.LogCaptureFixture) -> None:
+    reactor = Reactor(lambda exc: None)
+    watchdog = Watchdog(reactor)
+
+    def hang_here() -> None:
+        time.sleep(2.0)
+
+    reactor.call_later(0.05, hang_here)
+    reactor.call_later(2.6, reactor.stop)
+    watchdog.start()
+    reactor.run()
+    watchdog.stop()
+    reactor.close()
+    assert max(watchdog.lags) > 1.0
+    (record,) = caplog.records
+    assert "hang_here" in record.getMessage()
+    assert "blocked for" in record.getMessage()

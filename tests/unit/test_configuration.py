@@ -1,0 +1,75 @@
+"""Which layer an option comes from, and what is said of one that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dspy_bridge.daemon import configuration
+from dspy_bridge.daemon.configuration import BadConfiguration, resolve
+from dspy_bridge.daemon.options import DaemonOptions
+
+
+@pytest.fixture
+def user_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = folder / "user" / "bridge.toml"
+    path.parent.mkdir()
+    monkeypatch.setattr(configuration, "user_file", lambda: path)
+    return path
+
+
+@pytest.fixture
+def project(folder: Path) -> Path:
+    made = folder / "project"
+    made.mkdir()
+    return made
+
+
+def test_each_layer_wins_over_the_one_before(user_file: Path, project: Path) -> None:
+    user_file.write_text("spares = 1\nmax_sessions = 11\nmax-workers = 21\nlog_level = 'info'\n")
+    (project / "bridge.toml").write_text("max_sessions = 12\nmax_workers = 22\nlog_level = 'debug'\n")
+    environ = {"DSPY_BRIDGE_MAX_WORKERS": "23", "DSPY_BRIDGE_LOG_LEVEL": "error", "DSPY_BRIDGE_SOCKET": "/s"}
+    found = resolve({"log_level": "warning"}, environ, project)
+    options = found.options
+    assert (options.spares, options.max_sessions, options.max_workers, options.log_level) == (1, 12, 23, "warning")
+    assert found.origin("spares") == str(user_file)
+    assert found.origin("max_sessions") == str(project / "bridge.toml")
+    assert found.origin("max_workers") == "environment"
+    assert found.origin("log_level") == "flag"
+    assert found.origin("framing") == "default"
+    assert resolve({}, {}, project.parent).options.max_sessions == 11
+
+
+def test_a_projects_table_counts_where_it_has_no_file_of_its_own(user_file: Path, project: Path) -> None:
+    (project / "pyproject.toml").write_text("[tool.other]\nspares = 9\n[tool.dspy-bridge]\nmax-sessions = 5\n")
+    found = resolve({}, {}, project)
+    assert (found.options.max_sessions, found.options.spares) == (5, DaemonOptions().spares)
+    assert found.origin("max_sessions").endswith("pyproject.toml [tool.dspy-bridge]")
+    (project / "bridge.toml").write_text("spares = 3\n")
+    found = resolve({}, {}, project)
+    assert (found.options.max_sessions, found.options.spares) == (DaemonOptions().max_sessions, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "flags", "says"),
+    [
+        ("spars = 1", {}, {}, "there is no option 'spars'; did you mean 'spares'?"),
+        ("spares = 'many'", {}, {}, "bridge.toml: spares: Input should be a valid integer"),
+        ("spares = [", {}, {}, "bridge.toml: "),
+        ("", {"DSPY_BRIDGE_SPARES": "-1"}, {}, "DSPY_BRIDGE_SPARES: Input should be greater than or equal to 0"),
+        ("", {}, {"max_frame": 1}, "--max-frame: Input should be greater than or equal to 1024"),
+    ],
+)
+def test_what_cannot_be_is_named_with_its_place(
+    user_file: Path, project: Path, text: str, environ: dict[str, str], flags: dict[str, int], says: str
+) -> None:
+    (project / "bridge.toml").write_text(text)
+    with pytest.raises(BadConfiguration) as bad:
+        resolve(flags, environ, project)
+    assert says in str(bad.value)
+
+
+def test_truth_values_come_from_the_environment_in_words(user_file: Path, project: Path) -> None:
+    for word, meant in (("1", True), ("true", True), ("yes", True), ("0", False), ("false", False), ("no", False)):
+        assert resolve({}, {"DSPY_BRIDGE_EXPLICIT_SESSIONS": word}, project).options.explicit_sessions is meant
