@@ -15,6 +15,7 @@ import pytest
 
 from dspy_bridge.client import Client
 from dspy_bridge.daemon.health import Watchdog
+from dspy_bridge.protocol.secrets import redacted_text
 from session_supervisor.reactor import Reactor
 from tests.support.host import serving
 
@@ -117,3 +118,80 @@ def test_a_blocked_loop_is_measured_and_logs_where_it_hangs(caplog: pytest.LogCa
     (record,) = caplog.records
     assert "hang_here" in record.getMessage()
     assert "blocked for" in record.getMessage()
+
+
+# -- logs ------------------------------------------------------------------------------------------
+
+
+def test_the_log_is_json_in_a_file_of_its_owners_with_the_facts_apart(folder: Path) -> None:
+    log = folder / "log"
+    flags = ["--log-file", str(log), "--log-format", "json", "--log-level", "info"]
+    with Client.spawn(flags) as client:
+        pid = client.call("start_session", session="s")["worker_pid"]
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while client.call("session_info", session="s")["recoveries"] == 0:
+            assert time.monotonic() < deadline
+    assert log.stat().st_mode & 0o777 == 0o600
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    (died,) = (one for one in records if one.get("worker") == pid)
+    assert (died["session"], died["level"]) == ("s", "warning")
+    assert "killed by signal 9" in died["event"]
+    assert died["time"].endswith("+00:00")
+
+
+SECRET = "sk-planted-0123456789abcdef"
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_a_planted_secret_is_in_no_output_whatever_is_asked(folder: Path, style: str) -> None:
+    log = folder / "log"
+    flags = [
+        "--log-file",
+        str(log),
+        "--log-format",
+        style,
+        "--log-level",
+        "debug",
+        "--state-dir",
+        str(folder / "state"),
+    ]
+    flags += ["--allow-import", "tests.support"]
+    said: list[Any] = []
+    with Client.spawn(flags) as client:
+        client.on_event = said.append
+        lm = {"model": "openai/m", "api_key": SECRET, "api_base": "http://127.0.0.1:9/v1", "num_retries": 0}
+        env = {"MY_API_KEY": SECRET}
+        client.call("start_session", {"lm": lm, "env": env}, session="s")
+        client.call("configure_lm", {**lm, "name": "other", "headers": {"X-Auth": SECRET}}, session="s")
+        client.call("create_program", {"id": "p", "signature": "q -> a", "lm": lm}, session="s")
+        client.call("configure_embedder", {"model": "openai/e", "api_key": SECRET}, session="s")
+        asks: list[tuple[str, dict[str, Any]]] = [
+            ("execute_program", {"program_id": "p", "inputs": {"q": "?"}}),
+            ("execute_program", {"program_id": "p", "inputs": {"q": "?"}, "lm": {**lm, "engine": "litellm"}}),
+            ("configure_lm", {**lm, "api_base": 7}),
+            ("get_program_info", {"program_id": "p"}),
+            ("inspect_history", {"n": 10}),
+            *((name, {}) for name in ("export_session", "session_info", "list_programs", "get_usage", "get_stats")),
+            *((name, {}) for name in ("list_sessions", "health", "describe_options")),
+        ]
+        for command, args in asks:
+            said.append(client.reply(client.start(command, args, session="s")))
+    assert any(not one["success"] for one in said if "success" in one)
+    assert SECRET not in json.dumps(said)
+    kept = [path for path in folder.rglob("*") if path.is_file()]
+    assert log in kept
+    for path in kept:
+        assert SECRET.encode() not in path.read_bytes(), path
+
+
+def test_what_looks_like_a_secret_in_a_text_is_taken_out_and_nothing_else() -> None:
+    for text, shown in (
+        ("api_key=abcd1234 x", "api_key=*** x"),
+        ('{"api_key": "sk-abcdef123456", "model": "m"}', '{"api_key": ***", "model": "m"}'),
+        ("Authorization: Bearer abc.def.ghi", "Authorization: ***"),
+        ("used sk-proj-abcdefg here", "used *** here"),
+        ("max_tokens: 12345, keyboard: interrupt", "max_tokens: 12345, keyboard: interrupt"),
+        ("the key is gone: retry", "the key is gone: retry"),
+    ):
+        assert redacted_text(text) == shown

@@ -12,8 +12,9 @@ from pydantic.fields import FieldInfo
 from dspy_bridge.daemon.configuration import BadConfiguration, resolve
 from dspy_bridge.daemon.descriptors import claim_stdio, raise_descriptor_limit
 from dspy_bridge.daemon.listener import SocketInUse
+from dspy_bridge.daemon.logs import configure_logging
 from dspy_bridge.daemon.options import DaemonOptions
-from dspy_bridge.daemon.server import Daemon, Exit, configure_logging
+from dspy_bridge.daemon.server import Daemon, Exit
 from session_supervisor.store import StateUnusable
 
 
@@ -49,7 +50,10 @@ def _serve(fds: tuple[int, int] | None, socket: str | None, stdio: bool, **given
     except BadConfiguration as exc:
         raise click.UsageError(str(exc)) from None
     options = resolved.options
-    configure_logging(options.log_level)
+    try:
+        configure_logging(options)
+    except OSError as exc:
+        raise click.UsageError(f"--log-file: {exc}") from None
     raise_descriptor_limit()
     own_read, own_write = claim_stdio()
     try:

@@ -98,7 +98,9 @@ class DaemonOptions(BaseModel):
     request_log_bytes: int = Field(
         1 << 20, ge=0, description="Most bytes of what a request prints that are passed on as log events."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What goes to stderr.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged.")
+    log_format: Literal["console", "json"] = Field("console", description="Lines for people, or one JSON object each.")
+    log_file: str = Field("", description="Log to this file instead of stderr; only its owner can read it.")
 
     def for_supervisor(self) -> SupervisorOptions:
         """The supervisor's share."""

@@ -246,16 +246,10 @@ class Daemon:
     # -- the supervisor's observer -------------------------------------------------------------
 
     def session_printed(self, session_id: str, data: bytes) -> None:
-        logger.info("session %s printed: %s", session_id, data.decode(errors="replace").rstrip())
+        text = data.decode(errors="replace").rstrip()
+        logger.info("session %s printed: %s", session_id, text, extra={"session": session_id})
 
     def worker_died(self, session_id: str, certificate: DeathCertificate) -> None:
-        logger.warning("the interpreter of session %s (pid %d) %s", session_id, certificate.pid, certificate.describe())
-
-
-def configure_logging(level: str) -> None:
-    """Log records of the daemon go to stderr, one line each."""
-    logging.basicConfig(
-        level=level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+        facts = {"session": session_id, "worker": certificate.pid}
+        said = (session_id, certificate.pid, certificate.describe())
+        logger.warning("the interpreter of session %s (pid %d) %s", *said, extra=facts)

@@ -25,6 +25,19 @@ def split_secrets(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return {name: value for name, value in config.items() if name not in secret}, secret
 
 
+_IN_TEXT: Final = re.compile(
+    r"(?P<name>[\w-]*(?:key|token|secret|password|passwd|authorization|credential)[\"']?\s*[=:]\s*)"
+    r"(?:bearer\s+)?[\"']?[^\s\"',;}{]{4,}|\bbearer\s+[\w.~+/-]{4,}|\bsk-[\w-]{6,}",
+    re.IGNORECASE,
+)
+
+
+def redacted_text(text: str) -> str:
+    """``text`` with what looks like a secret in it replaced: a value after a secret's name, a bearer's token,
+    a provider's key."""
+    return _IN_TEXT.sub(lambda found: f"{found['name'] or ''}{REDACTED}", text)
+
+
 def redacted(config: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` fit to be shown: whatever is secret reads ``***``."""
     return {name: REDACTED if value is not None and is_secret(name) else value for name, value in config.items()}

@@ -1,0 +1,50 @@
+"""What the daemon logs, and how: one event per fact, for people or as JSON, without anybody's secrets."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final
+
+from dspy_bridge import jsonlib
+from dspy_bridge.daemon.options import DaemonOptions
+from dspy_bridge.protocol.secrets import redacted_text
+
+FACTS: Final = ("session", "worker", "request", "client")
+"""What a record may say beside its message (``extra=``), under these names."""
+
+
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted_text(super().format(record))
+
+
+class _Json(logging.Formatter):
+    """One object a line: ``time`` (RFC 3339), ``level``, ``logger``, ``event``, the facts, ``exception``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": redacted_text(record.getMessage()),
+        }
+        said |= {name: getattr(record, name) for name in FACTS if hasattr(record, name)}
+        if record.exc_info:
+            said["exception"] = redacted_text(self.formatException(record.exc_info))
+        return jsonlib.dumps(said, default=str).decode()
+
+
+def configure_logging(options: DaemonOptions) -> None:
+    """Log records of the daemon go to its file, or to stderr. Raises ``OSError`` for a file that cannot be."""
+    handler: logging.Handler
+    if options.log_file:
+        handler = logging.FileHandler(Path(options.log_file))
+        Path(options.log_file).chmod(0o600)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+    plain = _Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(_Json() if options.log_format == "json" else plain)
+    logging.basicConfig(level=options.log_level.upper(), handlers=[handler])
