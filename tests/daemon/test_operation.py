@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -195,3 +198,45 @@ def test_what_looks_like_a_secret_in_a_text_is_taken_out_and_nothing_else() -> N
         ("the key is gone: retry", "the key is gone: retry"),
     ):
         assert redacted_text(text) == shown
+
+
+# -- figures and progress --------------------------------------------------------------------------
+
+
+def test_metrics_are_what_prometheus_reads(folder: Path) -> None:
+    with serving(folder / "s") as path:
+        with Client.connect(path) as client:
+            client.call("configure_lm", {"model": "scripted"}, session="a")
+            client.call("create_program", {"id": "p", "signature": "q -> a"}, session="a")
+        text = cli("metrics", "--socket", path).stdout
+    lines = text.splitlines()
+    for line in lines:
+        assert re.fullmatch(r"# (HELP|TYPE) dspy_bridge_\w+ .+|dspy_bridge_\w+(\{\w+=\"[\w.]+\"\})? [\d.e+-]+", line), (
+            line
+        )
+    assert "dspy_bridge_requests_total 2" in lines
+    assert "dspy_bridge_programs 1" in lines
+    assert 'dspy_bridge_sessions_by_state{state="live"} 1' in lines
+    assert any(line.startswith('dspy_bridge_request_seconds{quantile="0.99"} 0.0') for line in lines)
+    assert cli("metrics", "--socket", path).returncode == 3
+
+
+def test_a_person_at_a_terminal_sees_progress_and_a_script_json(folder: Path) -> None:
+    args = {"program_id": "p", "metric": "contains", "examples": [{"q": str(n), "a": "x"} for n in range(4)]}
+    with serving(folder / "s") as path:
+        with Client.connect(path) as client:
+            client.call("configure_lm", {"model": "scripted"})
+            client.call("create_program", {"id": "p", "signature": "q -> a"})
+        command = ["send", "evaluate_program", "--socket", path, "--args", json.dumps(args)]
+        as_json = [json.loads(line) for line in cli(*command).stderr.splitlines()]
+        assert [one["data"]["done"] for one in as_json if one["event"] == "progress"] == [1, 2, 3, 4]
+        master, slave = pty.openpty()
+        with subprocess.Popen([*CLI, *command], stdout=subprocess.DEVNULL, stderr=slave) as process:
+            os.close(slave)
+            seen = b""
+            with contextlib.suppress(OSError):  # the terminal's end, on Linux
+                while data := os.read(master, 4096):
+                    seen += data
+            assert process.wait(20) == 0
+        os.close(master)
+    assert b"[####################] done 4  total 4" in seen

@@ -105,7 +105,29 @@ def _listens(path: str) -> bool:
 
 
 def _show_event(frame: dict[str, Any]) -> None:
-    click.echo(jsonlib.dumps(frame), err=True)
+    """As JSON; to a person at a terminal, as text and progress in one line."""
+    if not sys.stderr.isatty():
+        click.echo(jsonlib.dumps(frame), err=True)
+        return
+    event, data = frame["event"], frame.get("data", {})
+    if event in ("token", "log"):
+        click.echo(data.get("text", ""), err=True, nl=bool(data.get("last")))
+    elif event == "progress":
+        click.echo(f"\r\033[K{_bar(data)}", err=True, nl=data.get("done") == data.get("total", -1))
+    elif event == "status":
+        click.echo(click.style(f"{data.get('status', '').replace('_', ' ')} ", dim=True), err=True)
+
+
+def _bar(data: dict[str, Any]) -> str:
+    """Progress of an evaluation or a compilation, as far as it can be told."""
+    share = None
+    if data.get("total"):
+        share = data["done"] / data["total"]
+    elif data.get("estimated_rest_s") is not None:
+        share = data["elapsed_s"] / max(data["elapsed_s"] + data["estimated_rest_s"], 1e-9)
+    bar = "" if share is None else f"[{'#' * round(20 * share):<20}] "
+    known = ("done", "total", "score", "best", "evaluations", "lm_calls", "elapsed_s", "estimated_rest_s")
+    return bar + "  ".join(f"{name.replace('_', ' ')} {data[name]}" for name in known if data.get(name) is not None)
 
 
 def _open(path: str, private: bool, start: bool) -> Client:
