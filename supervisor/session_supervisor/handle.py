@@ -11,20 +11,19 @@ whatever its interrupted program left behind (threads, children) must have no fu
 
 from __future__ import annotations
 
-import collections
 import logging
 import os
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
+from session_supervisor.autopsy import LastWords, Life, certify
 from session_supervisor.channel import SupervisorChannel
 from session_supervisor.failures import DeathCertificate, Failure, LimitExceeded, WorkerCrashed
 from session_supervisor.frames import CALL_NUMBER, CorruptStream, Kind
 from session_supervisor.hygiene import DUMP_SIGNAL, INTERRUPT_SIGNAL
-from session_supervisor.os_facts import IS_LINUX
+from session_supervisor.owner import WorkerOwner
 from session_supervisor.reactor import Reactor, Timer
 from session_supervisor.reaper import Ending, Reaper, kill_group
 from session_supervisor.request import Request
@@ -42,7 +41,6 @@ from session_supervisor.states import (
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
-_LAST_OUTPUT = 16 * 1024
 _DYING_S = 0.1
 """A process that is killed closes its channel a moment before it can be reaped."""
 
@@ -56,47 +54,6 @@ class Grace:
     dump: float = 0.2
     leave: float = 1.0
     """For an idle worker told to stop."""
-
-
-class WorkerOwner(Protocol):
-    """Who a worker answers to: the pool while it is a spare, then its session."""
-
-    def worker_ready(self, worker: WorkerHandle) -> None:
-        """It can be assigned."""
-
-    def worker_assigned(self, worker: WorkerHandle) -> None:
-        """It has become the session it was told to be."""
-
-    def worker_refused(self, worker: WorkerHandle, reason: str) -> None:
-        """It cannot become that session and leaves."""
-
-    def worker_finished(self, worker: WorkerHandle, request: Request, parts: Parts, reply: bytes) -> None:
-        """``request`` is done and ``parts`` is what it changed; the owner sees to it that ``reply`` goes
-        out, not before the change is as safe as it is to be. The worker can take another request."""
-
-    def worker_stopped(self, worker: WorkerHandle, request: Request) -> None:
-        """``request``, one of several, was told to stop and has; its outcome is why it was stopped."""
-
-    def worker_checkpoint(self, worker: WorkerHandle, parts: Parts) -> None:
-        """A request under way on it has changed ``parts``, to be kept whatever becomes of the request."""
-
-    def worker_wants_lease(self, worker: WorkerHandle, granted: Callable[[], None]) -> None:
-        """It waits for a lease; ``granted`` tells it that it has one."""
-
-    def worker_released(self, worker: WorkerHandle) -> None:
-        """It needs one of its leases no longer."""
-
-    def worker_holds(self, worker: WorkerHandle, memory: int) -> None:
-        """It has collected its garbage and holds so many bytes of its own."""
-
-    def worker_returned(self, worker: WorkerHandle, request: Request) -> None:
-        """It died and ``request`` is to be served again: it had not read it, or may retry it."""
-
-    def worker_printed(self, worker: WorkerHandle, data: bytes) -> None:
-        """It wrote ``data`` to its standard descriptors outside any request."""
-
-    def worker_dead(self, worker: WorkerHandle, certificate: DeathCertificate) -> None:
-        """It has been reaped; its requests have been failed already."""
 
 
 class WorkerHandle:
@@ -134,8 +91,7 @@ class WorkerHandle:
         self._last_label = ""
         self._parts: dict[int, Parts] = {}
         self._ladder: Timer | None = None
-        self._last_output = collections.deque[bytes]()
-        self._last_output_size = 0
+        self._last_words = LastWords()
         self._channel, self.child_channel = SupervisorChannel.pair(reactor)
         self._log, self.child_log = os.pipe()
         os.set_blocking(self._log, False)
@@ -295,10 +251,7 @@ class WorkerHandle:
         if not data:
             self._reactor.forget(self._log)
             return False
-        self._last_output.append(data[-_LAST_OUTPUT:])
-        self._last_output_size += len(self._last_output[-1])
-        while self._last_output_size - len(self._last_output[0]) >= _LAST_OUTPUT:
-            self._last_output_size -= len(self._last_output.popleft())
+        self._last_words.add(data)
         for request in self.in_flight.values() if self.threads == 1 else ():
             if request.stopping is None:
                 request.sink.output(data)
@@ -308,7 +261,7 @@ class WorkerHandle:
 
     def last_output(self) -> str:
         """The last 16 KiB it wrote to its standard descriptors."""
-        return b"".join(self._last_output)[-_LAST_OUTPUT:].decode(errors="replace")
+        return self._last_words.text()
 
     # -- stopping it ---------------------------------------------------------------------------
 
@@ -433,28 +386,8 @@ class WorkerHandle:
         self.owner.worker_dead(self, certificate)
 
     def _certify(self, ending: Ending) -> DeathCertificate:
-        usage = ending.usage
-        # Linux counts it in KiB, macOS in bytes.
-        peak = usage.ru_maxrss / (2**10 if IS_LINUX else 2**20)
-        return DeathCertificate(
-            pid=self.pid,
-            exit_code=ending.code if ending.code >= 0 else None,
-            signal=-ending.code if ending.code < 0 else None,
-            age_s=round(self.age, 3),
-            requests=self.served,
-            last_command=self._last_label or None,
-            peak_memory_mb=round(peak, 1),
-            cpu_s=round(usage.ru_utime + usage.ru_stime, 3),
-            last_output=self.last_output(),
-            hint=self._hint(ending),
-        )
-
-    def _hint(self, ending: Ending) -> str | None:
-        if ending.code != -signal.SIGKILL or self.told_to_end or self._killed:
-            return None
-        if ending.oom:
-            return "the kernel has killed for want of memory meanwhile, probably this one"
-        return "nobody here sent that signal: where memory is short, it is how the kernel makes room"
+        facts = Life(self.pid, self.age, self.served, self._last_label or None, self.told_to_end or self._killed)
+        return certify(ending, facts, self.last_output())
 
     def _close(self) -> None:
         self._channel.close()
