@@ -11,8 +11,6 @@ is disbanded when nothing is left for it to do.
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -21,7 +19,6 @@ from typing import TYPE_CHECKING
 from session_supervisor.failures import (
     DeathCertificate,
     Failure,
-    Overloaded,
     WorkerStartFailed,
 )
 from session_supervisor.frames import Kind
@@ -30,6 +27,7 @@ from session_supervisor.idleness import Idleness
 from session_supervisor.leases import Leases
 from session_supervisor.oversight import Oversight
 from session_supervisor.request import Request
+from session_supervisor.request_queue import RequestQueue
 from session_supervisor.snapshot import Parts, encode_parts
 from session_supervisor.states import COLD, DRAINING, ENDING, IDLE, LIVE, WAKING
 from session_supervisor.succession import Succession
@@ -55,7 +53,7 @@ class Crew:
         self._succession = Succession(self, surroundings)
         self._leases = Leases(session.options.leases, surroundings.leases)
         self._oversight = Oversight(session, self._succession, surroundings)
-        self._queue: collections.deque[Request] = collections.deque()
+        self._queue = RequestQueue(session, surroundings)
         self._mutation: Request | None = None
         # Every worker that is ours to see off: serving, arriving or being stopped.
         self._handles: set[WorkerHandle] = set()
@@ -85,21 +83,12 @@ class Crew:
     # -- requests ------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
-        if len(self._queue) >= self.session.options.queue:
-            self._surroundings.counters.overloads += 1
-            limit = self.session.options.queue
-            request.finish_failed(Overloaded(f"session {self.session.id!r} has {limit} requests waiting already"))
-            return
-        self._surroundings.residency.stir(self)
-        self._queue.append(request)
-        self._surroundings.waiting += 1
-        self.pump()
+        if self._queue.admit(request):
+            self._surroundings.residency.stir(self)
+            self.pump()
 
     def stop(self, request: Request, reason: Failure) -> None:
-        with contextlib.suppress(ValueError):
-            self._queue.remove(request)
-            self._surroundings.waiting -= 1
-            request.finish_failed(reason)
+        if self._queue.withdraw(request, reason):
             self.settle()
             return
         for worker in self._handles:
@@ -110,13 +99,12 @@ class Crew:
     def pump(self) -> None:
         """Put on workers what can run now; take more workers where that would help."""
         while self._queue and self._mutation is None:
-            worker = self._free_worker(alone=self._queue[0].mutating)
+            worker = self._free_worker(alone=self._queue.head.mutating)
             if worker is None:
                 if len(self.workers) + self._arriving < self.session.options.workers:
                     self._wake()
                 return
-            head = self._queue.popleft()
-            self._surroundings.waiting -= 1
+            head = self._queue.take()
             if head.mutating:
                 self._mutation = head
             if worker.version < self.session.snapshot.version:
@@ -127,12 +115,6 @@ class Crew:
         """One that can take a request now, the least busy; ``alone``: one that runs no other."""
         free = [one for one in self.workers if (one.lifecycle.state == IDLE if alone else one.has_room)]
         return min(free, key=lambda one: len(one.in_flight), default=None)
-
-    def _fail_queued(self, failure: Failure) -> None:
-        waiting, self._queue = self._queue, collections.deque()
-        self._surroundings.waiting -= len(waiting)
-        for request in waiting:
-            request.finish_failed(failure)
 
     def _bring_up_to_date(self, worker: WorkerHandle) -> None:
         snapshot = self.session.snapshot
@@ -238,7 +220,7 @@ class Crew:
         self._surroundings.residency.give_back()
         if not self.workers and not self._arriving:
             self._fall_cold()
-            self._fail_queued(failure)
+            self._queue.fail(failure)
             self._tell_live(failure)
         self.settle()
 
@@ -345,7 +327,7 @@ class Crew:
         """The session ends: so does everything of it."""
         self._surroundings.residency.stir(self)
         self._arriving -= self._surroundings.residency.withdraw(self)
-        self._fail_queued(failure)
+        self._queue.fail(failure)
         self._tell_live(failure)
         self._succession.end(failure)
         for worker in list(self._handles):
@@ -424,8 +406,7 @@ class Crew:
         """Serve it again, first: what it had changed died with the worker."""
         if request is self._mutation:
             self._mutation = None
-        self._queue.appendleft(request)
-        self._surroundings.waiting += 1
+        self._queue.put_back(request)
 
     def worker_printed(self, worker: WorkerHandle, data: bytes) -> None:
         self._surroundings.session_printed(self.session, data)
