@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-matrix chaos lint format bench lock clean
+.PHONY: install demo test test-matrix chaos soak lint format bench lock clean
 
 install: $(STAMP)
 
@@ -27,6 +27,10 @@ test-matrix: $(STAMP)
 # Three minutes at most. CHAOS_SEED=n repeats a run.
 chaos: $(STAMP)
 	CHAOS=full $(BIN)/python -m pytest -rP tests/daemon/test_chaos.py
+
+# Ten minutes, or SOAK_SECONDS=n.
+soak: $(STAMP)
+	SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -rP tests/daemon/test_soak.py
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
