@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.options_page import PAGE as OPTIONS
+from tests.docs.options_page import page as options_page
 from tests.docs.protocol_page import PAGE, page
 from tests.docs.typescript_types import FILE, types_file
 
@@ -71,6 +73,10 @@ def test_every_make_command_of_the_readme_is_a_target() -> None:
 
 def test_the_protocol_page_is_what_the_code_says() -> None:
     assert PAGE.read_text() == page(), "run: python -m tests.docs.protocol_page"
+
+
+def test_the_page_of_options_is_what_the_code_says() -> None:
+    assert OPTIONS.read_text() == options_page(), "run: python -m tests.docs.options_page"
 
 
 def python_blocks(page: str) -> list[str]:
