@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from session_supervisor.frames import CALL_NUMBER, FrameReader, Kind, pack, pack_header
-from session_supervisor.reactor import Callback, Reactor
+from session_supervisor.reactor import Reactor
+from session_supervisor.timers import Callback
 
 _CHUNK = 1 << 16
 

@@ -24,7 +24,7 @@ from session_supervisor.failures import DeathCertificate, Failure, LimitExceeded
 from session_supervisor.frames import CALL_NUMBER, CorruptStream, Kind
 from session_supervisor.hygiene import DUMP_SIGNAL, INTERRUPT_SIGNAL
 from session_supervisor.owner import WorkerOwner
-from session_supervisor.reactor import Reactor, Timer
+from session_supervisor.reactor import Reactor
 from session_supervisor.reaper import Ending, Reaper, kill_group
 from session_supervisor.request import Request
 from session_supervisor.snapshot import Parts, decode_parts
@@ -37,6 +37,7 @@ from session_supervisor.states import (
     WORKER_TRANSITIONS,
     Lifecycle,
 )
+from session_supervisor.timers import Timer
 
 logger = logging.getLogger(__name__)
 

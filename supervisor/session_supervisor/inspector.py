@@ -21,8 +21,9 @@ import psutil
 
 from session_supervisor.handle import WorkerHandle
 from session_supervisor.os_facts import private_memory, processes_of_session
-from session_supervisor.reactor import Reactor, Timer
+from session_supervisor.reactor import Reactor
 from session_supervisor.states import BUSY
+from session_supervisor.timers import Timer
 
 _MOST_OF_A_CORE = 0.1
 """Share of one core's time the inspector takes at most, however many workers there are."""

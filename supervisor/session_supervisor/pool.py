@@ -11,10 +11,11 @@ from session_supervisor.failures import DeathCertificate, WorkerStartFailed
 from session_supervisor.handle import WorkerHandle
 from session_supervisor.launchers.base import Launcher
 from session_supervisor.options import SupervisorOptions
-from session_supervisor.reactor import Reactor, Timer
+from session_supervisor.reactor import Reactor
 from session_supervisor.reaper import Reaper
 from session_supervisor.request import Request
 from session_supervisor.snapshot import Parts
+from session_supervisor.timers import Timer
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import heapq
-import itertools
 import logging
 import math
 import os
@@ -27,37 +25,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from session_supervisor.os_facts import IS_LINUX
+from session_supervisor.timers import Callback, Timer, Timers
 
 logger = logging.getLogger(__name__)
 
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
 _MAX_EVENTS: Final = 256
-
-Callback = Callable[[], object]
-"""What it returns is ignored."""
-
-
-class Timer:
-    """A callback due at ``when`` (monotonic seconds). :meth:`cancel` is idempotent."""
-
-    __slots__ = ("_callback", "when")
-
-    def __init__(self, when: float, callback: Callback) -> None:
-        self.when = when
-        self._callback: Callback | None = callback
-
-    def cancel(self) -> None:
-        self._callback = None
-
-    @property
-    def pending(self) -> bool:
-        return self._callback is not None
-
-    def fire(self) -> None:
-        callback, self._callback = self._callback, None
-        if callback is not None:
-            callback()
 
 
 class _Watch:
@@ -138,8 +112,7 @@ class Reactor:
     def __init__(self, on_error: Callable[[Exception], None] | None = None) -> None:
         self._poller: _EpollPoller | _SelectorPoller = _EpollPoller() if IS_LINUX else _SelectorPoller()
         self._watches: dict[int, _Watch] = {}
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._order = itertools.count()
+        self._timers = Timers()
         self._soon: collections.deque[Callback] = collections.deque()
         self._running = False
         self._on_error = on_error or (lambda exc: logger.error("callback failed", exc_info=exc))
@@ -189,9 +162,7 @@ class Reactor:
 
     def call_later(self, delay: float, callback: Callback) -> Timer:
         """Run ``callback`` once, ``delay`` seconds from now, unless the timer is cancelled."""
-        timer = Timer(time.monotonic() + delay, callback)
-        heapq.heappush(self._timers, (timer.when, next(self._order), timer))
-        return timer
+        return self._timers.add(time.monotonic() + delay, callback)
 
     def call_soon(self, callback: Callback) -> None:
         """Run ``callback`` in the next turn of the loop."""
@@ -244,31 +215,19 @@ class Reactor:
         """One turn: wait (at most ``timeout`` seconds), then descriptors, timers, queued callbacks."""
         if self._soon:
             timeout = 0.0
-        elif self._timers:
-            timers = self._timers
-            while timers and not timers[0][2].pending:
-                heapq.heappop(timers)
-            if timers:
-                until = max(0.0, timers[0][0] - time.monotonic())
-                timeout = until if timeout is None else min(timeout, until)
+        elif (due := self._timers.next_due()) is not None:
+            until = max(0.0, due - time.monotonic())
+            timeout = until if timeout is None else min(timeout, until)
         for watch, mask in self._poller.wait(timeout):
             if mask & READ and watch.readable is not None:
                 self._guard(watch.readable)
             if mask & WRITE and watch.writable is not None:
                 self._guard(watch.writable)
-        if self._timers:
-            self._fire_due()
+        now = time.monotonic()
+        while (timer := self._timers.pop_due(now)) is not None:
+            self._guard(timer.fire)
         for _ in range(len(self._soon)):  # what these add runs in the next turn
             self._guard(self._soon.popleft())
-
-    def _fire_due(self) -> None:
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            self._guard(heapq.heappop(self._timers)[2].fire)
-        # Cancelled timers far in the future (request deadlines) must not pile up.
-        if len(self._timers) > 10_000 and sum(t[2].pending for t in self._timers) < len(self._timers) // 2:
-            self._timers = [entry for entry in self._timers if entry[2].pending]
-            heapq.heapify(self._timers)
 
     def _guard(self, callback: Callback) -> None:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from session_supervisor.failures import Failure
-from session_supervisor.reactor import Timer
+from session_supervisor.timers import Timer
 
 
 class Sink(Protocol):

@@ -34,13 +34,14 @@ from session_supervisor.leases import Leases
 from session_supervisor.options import SessionOptions, SupervisorOptions
 from session_supervisor.os_facts import become_subreaper
 from session_supervisor.pool import Pool
-from session_supervisor.reactor import Reactor, Timer
+from session_supervisor.reactor import Reactor
 from session_supervisor.reaper import Ending, Reaper
 from session_supervisor.request import Request, Sink
 from session_supervisor.residency import Residency
 from session_supervisor.session import Session
 from session_supervisor.snapshot import Add
 from session_supervisor.store import Store
+from session_supervisor.timers import Timer
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from session_supervisor.frames import CorruptStream, FrameReader, Kind, pack
 from session_supervisor.reactor import Reactor
 from session_supervisor.snapshot import Snapshot, decode_parts, encode_parts
 from session_supervisor.states import SESSION_TRANSITIONS, WORKER_TRANSITIONS, IllegalTransition, Lifecycle
+from session_supervisor.timers import Timers
 
 
 def add(total: bytes, share: bytes) -> bytes:
@@ -126,6 +127,39 @@ def test_timers_fire_in_order_and_cancelled_ones_never() -> None:
         reactor.run_once(0.05)
     assert fired == ["a", "b"]
     reactor.close()
+
+
+def test_what_was_cancelled_long_before_its_time_is_not_kept() -> None:
+    timers = Timers()
+    for number in range(10_000):
+        timers.add(3600.0 + number, lambda: None).cancel()
+        assert len(timers) < 200
+    for number in range(1_000):
+        timers.add(float(number), lambda: None)
+    for timer in [timers.add(3600.0, lambda: None) for _ in range(5_000)]:
+        timer.cancel()
+        timer.cancel()
+    assert len(timers) < 2_100
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "cancel", "pop"]), st.integers(0, 300)), max_size=500))
+def test_timers_come_out_as_from_a_sorted_list(steps: list[tuple[str, int]]) -> None:
+    timers, made, model = Timers(), [], []  # type: ignore[var-annotated]
+    for step, number in steps:
+        if step == "add":
+            made.append(timers.add(float(number), lambda: None))
+            model.append((float(number), len(made) - 1))
+        elif step == "cancel" and made:
+            made[number % len(made)].cancel()
+            model = [entry for entry in model if entry[1] != number % len(made)]
+        elif step == "pop":
+            due = min((entry for entry in model if entry[0] <= number), default=None)
+            popped = timers.pop_due(float(number))
+            assert (popped and made.index(popped)) == (due and due[1])
+            if due is not None and popped is not None:
+                model.remove(due)
+                popped.fire()
+        assert timers.next_due() == min((when for when, _ in model), default=None)
 
 
 def test_a_failing_callback_is_reported_and_the_next_one_runs() -> None:

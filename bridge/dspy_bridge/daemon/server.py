@@ -26,10 +26,11 @@ from session_supervisor.launchers.base import Application, Launcher
 from session_supervisor.launchers.fork import ForkLauncher
 from session_supervisor.launchers.spawn import SpawnLauncher
 from session_supervisor.os_facts import IS_LINUX
-from session_supervisor.reactor import Reactor, Timer
+from session_supervisor.reactor import Reactor
 from session_supervisor.reaper import Reaper
 from session_supervisor.store import Store
 from session_supervisor.supervisor import Supervisor
+from session_supervisor.timers import Timer
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,10 @@ from collections.abc import Callable
 
 from session_supervisor.failures import WorkerStartFailed
 from session_supervisor.launchers.base import Application, Launched, Launcher
-from session_supervisor.reactor import Reactor, Timer
+from session_supervisor.reactor import Reactor
 from session_supervisor.reaper import Ending, Reaper, kill_group
 from session_supervisor.template import MAX_PACKET, Message, pack_message, unpack_message
+from session_supervisor.timers import Timer
 
 logger = logging.getLogger(__name__)
 
