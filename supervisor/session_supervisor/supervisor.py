@@ -122,6 +122,12 @@ class Supervisor:
     def draining(self) -> bool:
         return self._draining
 
+    @property
+    def processes(self) -> int:
+        """Its children that have not been reaped: the guardian, templates, and interpreters in every state,
+        those on their way out included."""
+        return self._reaper.watching
+
     def drain(self, done: Callable[[], None]) -> None:
         """Take no new request, let what is queued or runs finish within the bound, end all, then ``done``."""
         self._on_drained = done

@@ -22,7 +22,7 @@ from dspy_bridge.client import Client
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "8"))
 LONG = SECONDS >= 60
-RESIDENTS, SPARES = 12, 2
+RESIDENTS, SPARES, GUARDIAN_AND_TEMPLATE = 12, 2, 2
 PAUSE_S = 0.05
 MAX_GROWTH_MB = 4.0
 MAX_LAG_MS = 10.0
@@ -118,7 +118,8 @@ class Soak:
     def quiet(stats: dict[str, Any]) -> bool:
         workers, launcher = stats["workers"], stats["launcher"]
         busy = workers["live"] or workers["starting"] or stats["requests"]["waiting"] or launcher["next_template_pid"]
-        return not busy and workers["spare"] == SPARES and stats["sessions"]["total"] == RESIDENTS
+        settled = workers["spare"] == SPARES and stats["sessions"]["total"] == RESIDENTS
+        return not busy and settled and stats["processes"] == SPARES + GUARDIAN_AND_TEMPLATE
 
 
 @pytest.fixture

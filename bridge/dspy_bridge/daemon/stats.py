@@ -59,6 +59,7 @@ def stats(supervisor: Supervisor, router: Router, uptime: float, watchdog: Watch
             "waiting": supervisor.leases.waiting,
             "limit": supervisor.leases.limit,
         },
+        "processes": supervisor.processes,
         "loop_lag_ms": _percentiles(watchdog.lags) if watchdog is not None else None,
         "launcher": launcher,
         "memory_mb": {
