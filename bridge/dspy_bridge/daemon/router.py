@@ -95,6 +95,7 @@ class OpenRequest:
             self._router.latencies.append(time.monotonic() - self._received)
             if self.request.started_at:
                 self._router.waits.append(self.request.started_at - self._received)
+            self.request = None  # it holds this object: without the cycle both are freed at once
         self.connection.send(body)
 
     def fail(self, failure: Failure) -> None:
