@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from session_supervisor.frames import CALL_NUMBER, FrameReader, Kind, pack, pack_header
 from session_supervisor.reactor import Reactor
+from session_supervisor.reading import read_chunk
 from session_supervisor.timers import Callback
 
 _CHUNK = 1 << 16
@@ -216,7 +217,7 @@ class SupervisorChannel:
         """The frames one chunk completes; None if there is nothing now. Raises ``EOFError``, once nothing
         can come any more, and :class:`~.frames.CorruptStream`; then it listens no more."""
         try:
-            data = self._sock.recv(_CHUNK)
+            data = read_chunk(self._sock.fileno())
         except BlockingIOError:
             return None
         except ConnectionResetError:

@@ -25,6 +25,7 @@ from session_supervisor.frames import CALL_NUMBER, CorruptStream, Kind
 from session_supervisor.hygiene import DUMP_SIGNAL, INTERRUPT_SIGNAL
 from session_supervisor.owner import WorkerOwner
 from session_supervisor.reactor import Reactor
+from session_supervisor.reading import read_chunk
 from session_supervisor.reaper import Ending, Reaper, kill_group
 from session_supervisor.request import Request
 from session_supervisor.snapshot import Parts, decode_parts
@@ -41,7 +42,6 @@ from session_supervisor.timers import Timer
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 1 << 16
 _DYING_S = 0.1
 """A process that is killed closes its channel a moment before it can be reaped."""
 
@@ -246,7 +246,7 @@ class WorkerHandle:
     def _read_log(self) -> bool:
         """Take what is in the log pipe (it holds less than a chunk); whether there was anything."""
         try:
-            data = os.read(self._log, _CHUNK)
+            data = read_chunk(self._log)
         except BlockingIOError:
             return False
         if not data:

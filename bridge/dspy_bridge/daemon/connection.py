@@ -18,12 +18,12 @@ from typing import Final
 from dspy_bridge.daemon.descriptors import is_pollable
 from dspy_bridge.protocol.codec import Decoded, Framing, frame, make_decoder
 from session_supervisor.reactor import Reactor
+from session_supervisor.reading import read_chunk
 
 logger = logging.getLogger(__name__)
 
 HIGH_WATER: Final = 1 << 20
 LIMIT: Final = 64 << 20
-_CHUNK: Final = 1 << 16
 _GATHER: Final = 64
 
 
@@ -85,7 +85,7 @@ class Connection:
 
     def _read(self) -> None:
         try:
-            data = os.read(self._read_fd, _CHUNK)
+            data = read_chunk(self._read_fd)
         except BlockingIOError:
             return
         except OSError as exc:
