@@ -103,6 +103,15 @@ def test_every_program_of_the_concurrency_page_runs(number: int, folder: Path) -
     assert done.returncode == 0, done.stderr
 
 
+def test_the_ported_adapter_of_the_snakepit_page_runs(folder: Path) -> None:
+    adapter, program = python_blocks("snakepit.md")
+    (folder / "my_tools.py").write_text(adapter)
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder, env=env)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_tests_of_the_testing_page_pass(folder: Path) -> None:
     (block,) = python_blocks("testing.md")
     (folder / "test_it.py").write_text(block)
