@@ -75,6 +75,14 @@ class Crew:
     def in_flight(self) -> int:
         return sum(len(worker.in_flight) for worker in self._handles)
 
+    def catch_up(self) -> int:
+        """Bring up to date whoever has nothing else to do; the snapshot's version every worker has then."""
+        version = self.session.snapshot.version
+        for worker in self.workers:
+            if worker.state == IDLE and worker.version < version:
+                self._bring_up_to_date(worker)
+        return min((worker.version for worker in self._handles), default=version)
+
     @property
     def at_rest(self) -> bool:
         """Nobody waits for anything of it."""
@@ -279,6 +287,7 @@ class Crew:
             self._surroundings.session_rested(self.session)
         if not self._handles and not self._arriving and not self._succession.active:
             self._surroundings.residency.stir(self)
+            self._idleness.stop()
             self.session.disbanded()
         elif self._may_hibernate():
             self._surroundings.residency.rest(self)
@@ -308,6 +317,7 @@ class Crew:
         if time.monotonic() - self._turn_began > _TURN_S and worker in self.workers:
             self.workers.remove(worker)
             self._dismiss(worker)
+            self._succession.worker_lost(worker)
             self._fall_cold()
             self._surroundings.residency.give_back()
 

@@ -94,7 +94,12 @@ class WorkerHandle:
         self._ladder: Timer | None = None
         self._last_words = LastWords()
         self._channel, self.child_channel = SupervisorChannel.pair(reactor)
-        self._log, self.child_log = os.pipe()
+        try:
+            self._log, self.child_log = os.pipe()
+        except OSError:
+            self._channel.close()
+            self.child_channel.close()
+            raise
         os.set_blocking(self._log, False)
 
     # -- birth ---------------------------------------------------------------------------------

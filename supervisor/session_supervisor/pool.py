@@ -84,7 +84,8 @@ class Pool:
             return
         missing = len(self._wanted) + self._options.spares - len(self._spares) - len(self._starting)
         for _ in range(missing):
-            self._launch()
+            if not self._launch():
+                break
 
     def acquire(self, acquired: Acquired) -> None:
         """Give ``acquired`` a ready worker, at once if a spare waits; it becomes the caller's own."""
@@ -124,8 +125,13 @@ class Pool:
         if self._refill is None and not self._stopped:
             self._refill = self._reactor.call_later(delay, self.fill)
 
-    def _launch(self, wanted: _Wanted | None = None) -> None:
-        worker = WorkerHandle(self._reactor, self._reaper, self, self._options.grace)
+    def _launch(self, wanted: _Wanted | None = None) -> bool:
+        """Whether that could be begun."""
+        try:
+            worker = WorkerHandle(self._reactor, self._reaper, self, self._options.grace)
+        except OSError as exc:
+            self._unprepared(wanted, f"the system gives no pipes for an interpreter: {exc}")
+            return False
         if wanted is not None:
             self._made_for[worker] = wanted
         self._starting[worker] = self._reactor.call_later(self._options.start_timeout, worker.kill)
@@ -139,6 +145,21 @@ class Pool:
                 worker.launched(result)
 
         self._launcher.launch(worker.child_channel, worker.child_log, launched)
+        return True
+
+    def _unprepared(self, wanted: _Wanted | None, reason: str) -> None:
+        """To try again at once would be in vain: whoever waits for this one is told, in the loop's next turn."""
+        self._failures_in_row += 1
+        if wanted is None:
+            logger.error("a spare interpreter could not be started: %s", reason)
+        elif wanted in self._wanted:
+            self._wanted.remove(wanted)
+            self._reactor.call_soon(lambda: wanted.acquired(WorkerStartFailed(reason)))
+        self._schedule_refill(self._backoff)
+
+    @property
+    def _backoff(self) -> float:
+        return min(0.1 * 2.0 ** min(self._failures_in_row, 10), _REFILL_BACKOFF_S)
 
     def _start_failed(self, worker: WorkerHandle, reason: str) -> None:
         self._starting.pop(worker).cancel()
@@ -158,7 +179,7 @@ class Pool:
         # A list, because a launcher may fail at once and thereby change who waits.
         for waiting in list(itertools.islice(self._wanted, len(self._starting), None)):
             self._launch(waiting)
-        self._schedule_refill(min(0.1 * 2 ** min(self._failures_in_row, 10), _REFILL_BACKOFF_S))
+        self._schedule_refill(self._backoff)
 
     def _fail_wanted(self, reason: str) -> None:
         wanted, self._wanted = self._wanted, collections.deque()

@@ -23,6 +23,7 @@ from session_supervisor.snapshot import VOLATILE_PREFIX, Parts, Snapshot
 from session_supervisor.states import COLD, ENDING, LIVE, SESSION_TRANSITIONS, Lifecycle
 from session_supervisor.store import Change
 from session_supervisor.surroundings import Surroundings
+from session_supervisor.timers import Timer
 
 
 class Session:
@@ -41,6 +42,7 @@ class Session:
         "charter",
         "created",
         "crew",
+        "expiry",
         "folder_name",
         "hibernations",
         "id",
@@ -79,6 +81,8 @@ class Session:
         self.crew: Crew | None = None
         self.refusal: Failure | None = None
         """Why the next request is refused, once: what happened while nobody was there to be told."""
+        self.expiry: Timer | None = None
+        """When somebody looks whether it has been used for its time."""
         self._surroundings = surroundings
         self._recorded = False  # whether the store knows of it
         self._stored = 0  # the version that is safe
@@ -166,8 +170,7 @@ class Session:
     def disbanded(self) -> None:
         """Its crew is no more."""
         self.crew = None
-        if not self.options.durable or self._stored == self.snapshot.version:
-            self.snapshot.forget_deleted()
+        self._forget_deleted()
         self._check_ended()
 
     # -- state ---------------------------------------------------------------------------------
@@ -177,6 +180,8 @@ class Session:
         :class:`NotStored`. Without a change: when all before it is safe."""
         if parts:
             self.snapshot.apply(parts)
+            if self.snapshot.mostly_deleted:
+                self._forget_deleted()
         if not self.options.durable or self.state == ENDING:
             done(None)
             return
@@ -205,6 +210,11 @@ class Session:
             store.after(lambda failure: self._safe(done, failure))
         else:
             done(None)
+
+    def _forget_deleted(self) -> None:
+        """Of parts that are gone, only who has not heard of it must still be told: a worker, or the store."""
+        known = self.snapshot.version if self.crew is None else self.crew.catch_up()
+        self.snapshot.forget_deleted(min(known, self._stored) if self.options.durable else known)
 
     def _safe(self, done: Done, failure: NotStored | None) -> None:
         self._unsaved -= 1
@@ -244,6 +254,8 @@ class Session:
     def _check_ended(self) -> None:
         if self.state == ENDING and self.crew is None and not self._unsaved and not self._ended:
             self._ended = True
+            if self.expiry is not None:
+                self.expiry.cancel()
             self._surroundings.session_ended(self)
             for done in self._when_ended or ():
                 done()

@@ -28,6 +28,7 @@ VOLATILE_PREFIX: Final = "!"
 TALLY_PREFIX: Final = "+"
 _ENTRY: Final = struct.Struct("<HI")
 _DELETED: Final = 0xFFFFFFFF
+_FEW: Final = 64
 
 
 def encode_parts(parts: Parts) -> bytes:
@@ -64,12 +65,14 @@ def decode_parts(body: bytes) -> dict[str, bytes | None]:
 class Snapshot:
     """The parts of one session. ``version`` counts the changes applied; 0 is a session as new."""
 
-    __slots__ = ("_add", "_parts", "version")
+    __slots__ = ("_add", "_deleted", "_parts", "_tolerated", "version")
 
     def __init__(self, add: Add) -> None:
         self.version = 0
         self._add = add
         self._parts: dict[str, tuple[int, bytes | None]] = {}
+        self._deleted = 0  # how many of them are gone
+        self._tolerated = _FEW
 
     def apply(self, parts: Parts) -> None:
         """Take over a change; it becomes one new version."""
@@ -80,6 +83,8 @@ class Snapshot:
             if value is not None and name.startswith(TALLY_PREFIX):
                 total = self.get(name)
                 value = value if total is None else self._add(total, value)
+            before = self._parts.get(name)
+            self._deleted += (value is None) - (before is not None and before[1] is None)
             # Names recur in every session: one copy of each serves them all.
             self._parts[sys.intern(name)] = (self.version, value)
 
@@ -97,10 +102,19 @@ class Snapshot:
             if changed > version and (version or deleted or value is not None)
         }
 
-    def forget_deleted(self) -> None:
-        """Drop the memory of parts that are gone; only while no worker has to be told of it."""
-        if any(value is None for _, value in self._parts.values()):
-            self._parts = {name: entry for name, entry in self._parts.items() if entry[1] is not None}
+    @property
+    def mostly_deleted(self) -> bool:
+        """It remembers more parts that are gone than parts there are, and than it had to when last asked to
+        forget them."""
+        return self._deleted > self._tolerated and 2 * self._deleted > len(self._parts)
+
+    def forget_deleted(self, known: int) -> None:
+        """Drop the memory of parts that were gone by version ``known``, of which everybody has heard."""
+        if self._deleted:
+            kept = {n: entry for n, entry in self._parts.items() if entry[1] is not None or entry[0] > known}
+            self._deleted -= len(self._parts) - len(kept)
+            self._parts = kept
+            self._tolerated = max(_FEW, 2 * self._deleted)
 
     def get(self, name: str) -> bytes | None:
         """One part; None if there is none."""

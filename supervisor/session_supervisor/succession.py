@@ -156,9 +156,9 @@ class Succession:
             self.advance()
 
     def worker_lost(self, worker: WorkerHandle) -> WorkerHandle | None:
-        """A worker that served has died; its successor, if one is ready, takes over at once."""
+        """A worker that served is gone; its successor, if one is ready, takes over at once."""
         if worker not in self._successors:
-            self._tell(None)  # a dead worker is as good as a replaced one
+            self._tell(None)  # one that is gone is as good as one replaced
             return None
         successor = self._successors.pop(worker)
         self._over(None)

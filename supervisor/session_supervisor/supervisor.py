@@ -214,7 +214,7 @@ class Supervisor:
         self.sessions[session_id] = session
         self.counters.sessions += 1
         if options.ttl:
-            self.reactor.call_later(options.ttl, lambda: self._check_use(session))
+            session.expiry = self.reactor.call_later(options.ttl, lambda: self._check_use(session))
         return session
 
     def discard(self, session: Session) -> None:
@@ -232,7 +232,8 @@ class Supervisor:
             self.counters.expired += 1
             session.end(lambda: None)
         else:
-            self.reactor.call_later(left if left > 0 else session.options.ttl, lambda: self._check_use(session))
+            again = left if left > 0 else session.options.ttl
+            session.expiry = self.reactor.call_later(again, lambda: self._check_use(session))
 
     def submit(
         self,

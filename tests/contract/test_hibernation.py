@@ -67,6 +67,24 @@ def test_a_session_that_never_rests_still_lets_others_have_a_turn() -> None:
     h.close()
 
 
+def test_a_session_that_loses_its_turn_before_it_could_be_recycled_is_as_good_as_recycled() -> None:
+    h = Harness(options=SupervisorOptions(spares=0, max_workers=2, concurrent_recycles=1)).start()
+    a, b, c = h.open("a"), h.open("b"), h.open("c")
+    for session in (a, c):
+        h.ask(session, "incr")
+    # Both are at work, so neither can be replaced yet; c's successor takes the one place for a recycle.
+    working = [h.send(session, "sleep 1.2")[1] for session in (c, a)]
+    answered: list[str] = []
+    c.recycle(lambda failure: answered.append("c"))
+    a.recycle(lambda failure: answered.append("a"))
+    _, patient = h.send(b, "echo my turn")
+    more = [h.send(a, "sleep 0.2")[1]]
+    h.until(lambda: sorted(answered) == ["a", "c"], bound=20)
+    h.until(lambda: patient.terminal and all(sink.terminal for sink in (*working, *more)), bound=20)
+    assert h.ask(a, "incr") == "2"
+    h.close()
+
+
 def test_a_session_hibernates_when_idle_and_not_before() -> None:
     h = make(spares=1)
     session = h.open(idle_timeout=0.3)

@@ -29,12 +29,12 @@ def start_busy(host: Host, session: str = "busy", seconds: float = 60) -> int:
         {
             "id": "slow",
             "command": "execute_program",
-            "args": {"program_id": "p", "inputs": {"q": "?"}},
+            "args": {"program_id": "p", "inputs": {"q": "?"}, "stream": True},
             "session_id": session,
         }
     )
-    while host.result("session_info", session_id=session)["workers"][0]["state"] != "busy":
-        time.sleep(0.005)
+    while (frame := host.receive()).get("id") != "slow" or frame.get("event") != "status":
+        pass  # its interpreter says that it has begun
     return pid
 
 
@@ -128,7 +128,6 @@ def test_kill_9_of_a_worker_ends_its_request_and_no_other_session_notices() -> N
     with ready() as host:
         pid = start_busy(host)
         other = host.result("start_session", {"lm": {"model": "scripted"}}, session_id="other")["worker_pid"]
-        time.sleep(0.1)  # the request must have been read, else it would simply be served again
         os.kill(pid, signal.SIGKILL)
         reply = host.reply_to("slow")
         assert reply["error"]["code"] == "worker_crashed"

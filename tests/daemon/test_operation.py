@@ -18,7 +18,7 @@ import pytest
 
 from dspy_bridge.client import Client
 from dspy_bridge.daemon.health import Watchdog
-from dspy_bridge.protocol.secrets import redacted_text
+from dspy_bridge.protocol.secrets import redacted_text, without_keys
 from session_supervisor.reactor import Reactor
 from tests.support.host import serving
 
@@ -109,10 +109,12 @@ def test_a_blocked_loop_is_measured_and_logs_where_it_hangs(caplog: pytest.LogCa
     watchdog = Watchdog(reactor)
 
     def hang_here() -> None:
-        time.sleep(2.0)
+        until = time.monotonic() + 20
+        while (time.monotonic() < until and not caplog.records) or time.monotonic() < until - 18.5:
+            time.sleep(0.05)
 
     reactor.call_later(0.05, hang_here)
-    reactor.call_later(2.6, reactor.stop)
+    reactor.call_later(0.6, reactor.stop)
     watchdog.start()
     reactor.run()
     watchdog.stop()
@@ -193,11 +195,37 @@ def test_what_looks_like_a_secret_in_a_text_is_taken_out_and_nothing_else() -> N
         ("api_key=abcd1234 x", "api_key=*** x"),
         ('{"api_key": "sk-abcdef123456", "model": "m"}', '{"api_key": ***", "model": "m"}'),
         ("Authorization: Bearer abc.def.ghi", "Authorization: ***"),
+        ("Authorization: Basic dXNlcjpwYXNz", "Authorization: ***"),
+        ('{\\"api_key\\": \\"abcd1234\\"}', '{\\"api_key\\": ***\\"}'),
+        ("Cookie: a=b; session=c", "Cookie: ***"),
         ("used sk-proj-abcdefg here", "used *** here"),
+        ("used gsk_abcdefgh, AIzaSyA1234567890abc", "used ***, ***"),
+        ("GET https://me:hunter2@host/v1", "GET https://***@host/v1"),
+        ("eyJhbGciOiJIUzI1.eyJzdWIiOiIx.c2ln", "***"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----", "***-----END RSA PRIVATE KEY-----"),
+        ("see https://host:443/a@b, risk-adjusted", "see https://host:443/a@b, risk-adjusted"),
         ("max_tokens: 12345, keyboard: interrupt", "max_tokens: 12345, keyboard: interrupt"),
         ("the key is gone: retry", "the key is gone: retry"),
     ):
         assert redacted_text(text) == shown
+
+
+@pytest.mark.parametrize("piece", ["a", "key", "key ", "sk-", "://a:", "eyJ", "bearer ", "-----BEGIN ", "A", "-", "a."])
+def test_to_look_for_secrets_takes_time_in_proportion_to_the_text(piece: str) -> None:
+    text = piece * (64_000 // len(piece))
+
+    def taken(share: str) -> float:
+        began = time.thread_time()
+        redacted_text(share)
+        without_keys(share)
+        return time.thread_time() - began
+
+    assert taken(text) < 0.5, "half a megabyte a second; quadratic, it would be minutes"
+
+
+def test_an_error_has_no_key_in_it_and_stays_readable() -> None:
+    said = "api_key: field required; Authorization: Bearer abcdefgh, https://u:pw@h/x"
+    assert without_keys(said) == "api_key: field required; Authorization: ***, https://***@h/x"
 
 
 # -- figures and progress --------------------------------------------------------------------------

@@ -95,7 +95,9 @@ class Soak:
             args["inputs"] = {"question": "py:import time; time.sleep(30)"}
         elif kind == "fatal":
             args["inputs"] = {"question": "py:import os; os._exit(3)"}
-        fields = {"slow": {"timeout_ms": 200}, "stream": {"stream": True}}.get(kind, {})
+        elif kind == "stream":
+            args["stream"] = True
+        fields = {"timeout_ms": 200} if kind == "slow" else {}
         number = self.client.start("execute_program", args, session=session, **fields)
         if kind == "cancelled":
             self.client.call("cancel", {"request_id": number})

@@ -59,7 +59,13 @@ class Control:
         self._options = resolved.options
         self._shutdown = shutdown
         self._started = time.monotonic()
-        self._boot_id = secrets.token_hex(8)
+        self._about = {
+            "server_version": installed_version("dspy-bridge"),
+            "dspy_version": installed_version("dspy"),
+            "python_version": platform.python_version(),
+            "boot_id": secrets.token_hex(8),
+            "pid": os.getpid(),
+        }
         self._handlers: dict[str, Callable[[OpenRequest, Any], None]] = {
             "hello": self._hello,
             "ping": self._ping,
@@ -95,14 +101,10 @@ class Control:
             "protocol": PROTOCOL_VERSION,
             "protocols": [PROTOCOL_VERSION],
             "server": "dspy-bridge",
-            "server_version": installed_version("dspy-bridge"),
-            "dspy_version": installed_version("dspy"),
-            "python_version": platform.python_version(),
+            **self._about,
             "capabilities": CAPABILITIES,
             "framing": self._options.framing,
             "max_frame": self._options.max_frame,
-            "boot_id": self._boot_id,
-            "pid": os.getpid(),
         }
 
     def _hello(self, opened: OpenRequest, args: daemon_commands.HelloArgs) -> None:
@@ -126,10 +128,12 @@ class Control:
         session = self._sessions.open(session_id, args)
 
         def live(failure: Failure | None) -> None:
-            if failure is None:
-                session.commit({}, recorded)
-            else:
+            if failure is not None:
                 session.end(lambda: opened.error(to_bridge_error(failure)))
+            elif opened.over:  # whoever wanted it has given up
+                session.end(lambda: None)
+            else:
+                session.commit({}, recorded)
 
         def recorded(failure: Failure | None) -> None:
             pid = session.workers[0].pid if session.workers else None
@@ -217,10 +221,9 @@ class Control:
     def _cancel(self, opened: OpenRequest, args: daemon_commands.CancelArgs) -> None:
         assert self.router is not None
         named = self.router.open.get((opened.connection, args.request_id))
-        stoppable = named is not None and named.request is not None
-        status = "cancelling" if stoppable else "not_found"
+        status = "not_found" if named in (None, opened) else "cancelling"
         opened.success({"request_id": args.request_id, "status": status})
-        if named is not None and stoppable:
+        if named is not None:
             self.router.stop(named, RequestCancelled("the request was cancelled by its host"))
 
     def _get_stats(self, opened: OpenRequest, args: arguments.NoArgs) -> None:

@@ -8,14 +8,18 @@ import fcntl
 import logging
 import os
 import socket
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 from session_supervisor.os_facts import IS_LINUX
 from session_supervisor.reactor import Reactor
+from session_supervisor.timers import Timer
 
 logger = logging.getLogger(__name__)
+
+_RETRY_S = 0.5
 
 
 class SocketInUse(Exception):
@@ -45,11 +49,14 @@ class Listener:
             os.close(self._lock)
             raise
         self._closed = False
+        self._retry: Timer | None = None
 
     def _bind(self) -> socket.socket:
         listening = socket.socket(socket.AF_UNIX)
         listening.setblocking(False)
         with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(Path(self._path).lstat().st_mode):
+                raise FileExistsError(errno.EEXIST, "there is a file of that name, which is no socket", self._path)
             Path(self._path).unlink()
         before = os.umask(0o177)
         try:
@@ -65,15 +72,22 @@ class Listener:
         """Begin to take clients."""
         if not self._closed:
             self._socket.listen(512)
-            self._reactor.on_readable(self._socket.fileno(), self._take)
+            self._listen()
+
+    def _listen(self) -> None:
+        self._reactor.on_readable(self._socket.fileno(), self._take)
 
     def _take(self) -> None:
         while True:
             try:
                 client, _ = self._socket.accept()
+            except BlockingIOError:
+                return
             except OSError as exc:
-                if exc.errno not in (errno.EAGAIN, errno.EWOULDBLOCK):
-                    logger.warning("a client could not be accepted: %s", exc)
+                # The client waits in the kernel's queue, where it would be seen again at once, and again.
+                logger.warning("a client could not be accepted: %s; trying again in %g s", exc, _RETRY_S)
+                self._reactor.forget(self._socket.fileno())
+                self._retry = self._reactor.call_later(_RETRY_S, self._listen)
                 return
             uid = peer_uid(client)
             if uid is not None and uid not in (os.getuid(), 0):
@@ -87,6 +101,8 @@ class Listener:
         if self._closed:
             return
         self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
         self._reactor.forget(self._socket.fileno())
         self._socket.close()
         with contextlib.suppress(FileNotFoundError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -41,10 +43,20 @@ def configure_logging(options: DaemonOptions) -> None:
     """Log records of the daemon go to its file, or to stderr. Raises ``OSError`` for a file that cannot be."""
     handler: logging.Handler
     if options.log_file:
-        handler = logging.FileHandler(Path(options.log_file))
-        Path(options.log_file).chmod(0o600)
+        handler = logging.FileHandler(_private(Path(options.log_file)))
     else:
         handler = logging.StreamHandler(sys.stderr)
     plain = _Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(_Json() if options.log_format == "json" else plain)
     logging.basicConfig(level=options.log_level.upper(), handlers=[handler])
+
+
+def _private(path: Path) -> Path:
+    """Only its owner can read it, from the first byte on; a device or a pipe stays as it is."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
+    return path

@@ -22,10 +22,11 @@ from dspy_bridge.protocol.codec import TOO_LARGE, Decoded
 from dspy_bridge.protocol.commands import Command, find
 from dspy_bridge.protocol.envelope import BadFrame, Call, CallId, HostAnswer
 from dspy_bridge.protocol.errors import BridgeError
-from session_supervisor.failures import Failure
+from session_supervisor.failures import Failure, RequestTimedOut
 from session_supervisor.request import Request
 from session_supervisor.session import Session
 from session_supervisor.supervisor import Supervisor
+from session_supervisor.timers import Timer
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class OpenRequest:
         "_seq",
         "call",
         "connection",
+        "deadline",
         "request",
         "session",
     )
@@ -51,6 +53,8 @@ class OpenRequest:
     def __init__(self, router: Router, connection: Connection, call: Call) -> None:
         self.call = call
         self.connection = connection
+        self.deadline: Timer | None = None
+        """Of a request the daemon itself answers; a session's requests have their own."""
         self.request: Request | None = None
         self.session: Session | None = None
         self._router = router
@@ -88,7 +92,16 @@ class OpenRequest:
         error = to_bridge_error(failure).to_wire()
         self._send_event(envelope.event_tail("status", {"status": "retried", "after": error}))
 
+    @property
+    def over(self) -> bool:
+        """It has had its terminal reply."""
+        return self._router.open.get((self.connection, self.call.id)) is not self
+
     def reply(self, body: bytes) -> None:
+        if self.over:  # it timed out, was cancelled or failed while this was on its way
+            return
+        if self.deadline is not None:
+            self.deadline.cancel()
         self._router.close(self, self._host_calls)
         self._router.failed += envelope.is_failure(self.call, body)
         if self.request is not None:
@@ -215,12 +228,15 @@ class Router:
             if not self._has_adapter(call.session_id):
                 raise
             command = find("call_tool")  # its interpreter knows whether there is such a tool
+        timeout = call.timeout_ms / 1000 if call.timeout_ms is not None else None
         if command.where == "daemon" and not (call.command == "ping" and call.args.get("deep") is True):
             self._control(opened, command)
+            if timeout is not None and not opened.over:
+                late = RequestTimedOut(f"the request did not end within {call.timeout_ms} ms")
+                opened.deadline = self._supervisor.reactor.call_later(timeout, lambda: opened.fail(late))
             return
-        timeout = call.timeout_ms / 1000 if call.timeout_ms is not None else None
         opened.session = session = self._session_for(call.session_id)
-        opened.request = self._supervisor.submit(
+        request = self._supervisor.submit(
             session,
             body,
             opened,
@@ -229,6 +245,8 @@ class Router:
             label=call.command,
             retries=1 if call.retry else 0,
         )
+        if not opened.over:
+            opened.request = request
 
     def expect_answer(self, opened: OpenRequest, answer: Callable[[bytes], None]) -> str:
         """A call to the host is about to leave: its id. Answers reach ``answer`` while ``opened`` is open."""
@@ -243,9 +261,11 @@ class Router:
             del self._awaited[opened.connection, call_id]
 
     def stop(self, opened: OpenRequest, reason: Failure) -> None:
-        """End an open request of a session with ``reason``."""
+        """End an open request with ``reason``: one of a session when its work has stopped."""
         if opened.session is not None and opened.request is not None:
             opened.session.stop(opened.request, reason)
+        else:
+            opened.fail(reason)
 
     def of(self, connection: Connection) -> list[OpenRequest]:
         """The open requests of one connection."""

@@ -25,17 +25,34 @@ def split_secrets(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return {name: value for name, value in config.items() if name not in secret}, secret
 
 
-_IN_TEXT: Final = re.compile(
-    r"(?P<name>[\w-]*(?:key|token|secret|password|passwd|authorization|credential)[\"']?\s*[=:]\s*)"
-    r"(?:bearer\s+)?[\"']?[^\s\"',;}{]{4,}|\bbearer\s+[\w.~+/-]{4,}|\bsk-[\w-]{6,}",
-    re.IGNORECASE,
+# Each pattern is bounded where it could look further and further: texts come from programs, and may be long.
+_SHAPES: Final = (
+    r"\bbearer\s{1,4}[\w.~+/=-]{4,}"
+    r"|\b(?:sk-|pk-|gsk_|xai-|hf_|gh[opsu]_|github_pat_|glpat-|xox[abprs]-)[\w-]{6,}"
+    r"|\b(?-i:AIza|AKIA|ASIA)[\w-]{12,}"
+    r"|\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"  # a JSON web token
+    r"|(?<=://)[^\s/:@]{0,256}:[^\s/@]{1,256}(?=@)"  # user and password in an address
+    r"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[^-]*"
 )
+_AFTER_A_NAME: Final = (
+    r"(?P<name>(?:key|token|secret|password|passwd|authorization|credential)\\?[\"']?\s{0,8}[=:]\s{0,8})"
+    r"(?:(?:bearer|basic|token|digest)\s{1,4})?\\?[\"']?[^\s\"',;}{\\]{4,}"
+    r"|(?P<cookie>\bcookie\\?[\"']?\s{0,8}[=:]\s{0,8})[^\r\n\"'\\]+"
+)
+_IN_ERROR: Final = re.compile(_SHAPES, re.IGNORECASE)
+_IN_LOG: Final = re.compile(f"{_AFTER_A_NAME}|{_SHAPES}", re.IGNORECASE)
 
 
 def redacted_text(text: str) -> str:
-    """``text`` with what looks like a secret in it replaced: a value after a secret's name, a bearer's token,
-    a provider's key."""
-    return _IN_TEXT.sub(lambda found: f"{found['name'] or ''}{REDACTED}", text)
+    """``text`` with what looks like a secret replaced: a value after a secret's name, cookies, and what
+    :func:`without_keys` takes out. For logs, which must rather hide too much."""
+    return _IN_LOG.sub(lambda found: f"{found['name'] or found['cookie'] or ''}{REDACTED}", text)
+
+
+def without_keys(text: str) -> str:
+    """``text`` without what has the shape of a credential, whatever it is called: bearers' tokens, keys of
+    providers, web tokens, passwords in addresses, private keys. For errors, which must stay readable."""
+    return _IN_ERROR.sub(REDACTED, text)
 
 
 def redacted(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from dspy.utils.exceptions import (
 )
 
 from dspy_bridge.protocol.errors import BridgeError, limit_error
+from dspy_bridge.protocol.secrets import REDACTED, without_keys
 from dspy_bridge.worker.values import to_json
 from session_supervisor.limits import CpuExhausted, LimitReached, Limits
 
@@ -152,8 +153,8 @@ def _clip(text: str, limit: int) -> str:
 
 def _clean(text: str, hidden: list[str], limit: int) -> str:
     for secret in hidden:
-        text = text.replace(secret, "***")
-    return _clip(text, limit).encode("utf-8", "backslashreplace").decode()
+        text = text.replace(secret, REDACTED)
+    return without_keys(_clip(text, limit)).encode("utf-8", "backslashreplace").decode()
 
 
 def clean(value: Any, hidden: list[str]) -> Any:
