@@ -132,6 +132,11 @@ class Channel:
             with self._answered:
                 del self._calls[call.number]
 
+    def wake(self) -> None:
+        """Have whoever waits for an answer take a step in Python, where an interrupt reaches it."""
+        with self._answered:
+            self._answered.notify_all()
+
     def answer(self, call: Call, timeout: float) -> bytes:
         """The next answer to ``call``. Raises ``TimeoutError`` after ``timeout`` seconds, :class:`ChannelClosed`."""
         deadline = time.monotonic() + timeout

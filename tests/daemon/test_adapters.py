@@ -14,13 +14,6 @@ Frame = dict[str, Any]
 MODULE = "tests.support.adapters"
 
 
-@pytest.fixture(scope="module")
-def allowing() -> Iterator[Client]:
-    client = Client.spawn(["--allow-import", "tests.support"])
-    yield client
-    assert client.close() == 0
-
-
 @pytest.fixture
 def plain(allowing: Client, request: pytest.FixtureRequest) -> Iterator[str]:
     allowing.call(

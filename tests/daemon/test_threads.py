@@ -26,13 +26,6 @@ Frame = dict[str, Any]
 MODULE = "tests.support.adapters"
 
 
-@pytest.fixture(scope="module")
-def allowing() -> Iterator[Client]:
-    client = Client.spawn(["--allow-import", "tests.support"])
-    yield client
-    assert client.close() == 0
-
-
 @pytest.fixture
 def session(allowing: Client, request: pytest.FixtureRequest) -> Iterator[str]:
     yield request.node.name
@@ -218,6 +211,47 @@ def test_a_lone_thread_that_cannot_be_stopped_dies_with_its_interpreter(allowing
     with pytest.raises(ProcessLookupError):
         os.kill(worker["pid"], 0)
     assert results(allowing, begin(allowing, session, "total")) == [0]
+
+
+def under_way(client: Client, session: str, name: str, value: int) -> int:
+    """A request that has kept a value and is not done: what it prints says so."""
+    said: list[str] = []
+    client.on_event = lambda event: said.append(event["data"]["text"]) if event["event"] == "log" else None
+    (number,) = begin(client, session, "keep", key=name, value=value)
+    deadline = time.monotonic() + 20
+    while f"{name}\n" not in said:
+        assert time.monotonic() < deadline
+        client.call("ping")
+    return number
+
+
+def test_a_cancelled_request_takes_nothing_along_of_what_was_kept(allowing: Client, session: str) -> None:
+    start(allowing, session)
+    neighbour = under_way(allowing, session, "neighbours", 1)
+    cancelled = under_way(allowing, session, "own", 2)
+    allowing.call("cancel", {"request_id": cancelled})
+    assert allowing.reply(cancelled)["error"]["code"] == "cancelled"
+    results(allowing, begin(allowing, session, "release"))
+    results(allowing, [neighbour])
+    allowing.call("recycle_session", session=session)
+    kept = [results(allowing, begin(allowing, session, "kept", key=name)) for name in ("neighbours", "own")]
+    assert kept == [[1], [2]]
+
+
+def test_a_thread_that_was_given_up_takes_nothing_along_either(allowing: Client, session: str) -> None:
+    start(allowing, session)
+    (stuck,) = begin(allowing, session, "sleep", seconds=2.5)
+    neighbour = under_way(allowing, session, "neighbours", 1)
+    allowing.call("cancel", {"request_id": stuck})
+    assert allowing.reply(stuck)["error"]["code"] == "cancelled"
+    # Its thread comes back a second and a half later, and hands over what its neighbour has kept.
+    document: Frame = {"parts": {}}
+    deadline = time.monotonic() + 10
+    while "adapter:neighbours" not in document["parts"]:
+        assert time.monotonic() < deadline, "what the neighbour has kept was lost"
+        document = allowing.call("export_session", session=session)["document"]
+    allowing.call("cancel", {"request_id": neighbour})
+    assert allowing.reply(neighbour)["error"]["code"] == "cancelled"
 
 
 def test_a_crash_ends_every_request_of_its_interpreter_once(allowing: Client, session: str) -> None:

@@ -73,6 +73,7 @@ class Threaded(ThreadSafeAdapter):
         self.count = 0
         self.seen: list[int] = []
         self.read_only = {"a": 1}
+        self.released = False
 
     @thread_safe_method
     @tool
@@ -125,6 +126,25 @@ class Threaded(ThreadSafeAdapter):
     @tool
     def stats(self) -> dict[str, Any]:
         return self.get_stats()
+
+    @thread_safe_method
+    @tool
+    def keep(self, key: str, value: int) -> None:
+        """Keeps a value, says so, and goes on until it is released."""
+        self.session.put(key, value)
+        print(key, flush=True)
+        while not self.released:
+            time.sleep(0.005)
+
+    @thread_safe_method
+    @tool
+    def release(self) -> None:
+        self.released = True
+
+    @thread_safe_method
+    @tool
+    def kept(self, key: str) -> Any:
+        return self.session.get(key)
 
 
 class Racy(ThreadSafeAdapter):

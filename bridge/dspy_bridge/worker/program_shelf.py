@@ -213,7 +213,7 @@ class ProgramShelf:
     def checkpoint(self) -> None:
         """Have what has changed so far kept whatever becomes of the request. Called from any thread."""
         with self._changing:
-            self.host.keep(self._state.take_changes())
+            self.host.keep(self._state)
 
     # -- telling -------------------------------------------------------------------------------
 
