@@ -116,26 +116,23 @@ class TrackedLock:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._holder: int | None = None
-        self._depth = 0
-        self._since = 0.0
         self.longest_s = 0.0
 
     def held_by_me(self) -> bool:
         return self._holder == threading.get_ident()
 
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        self._holder = threading.get_ident()
-        self._depth += 1
-        if self._depth == 1:
-            self._since = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self.longest_s = max(self.longest_s, time.monotonic() - self._since)
-            self._holder = None
-        self._lock.release()
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold it. Whenever the thread is interrupted, it is given back."""
+        with self._lock:
+            outer, since = self._holder, time.monotonic()
+            try:
+                self._holder = threading.get_ident()
+                yield
+            finally:
+                self._holder = outer
+                if outer is None:
+                    self.longest_s = max(self.longest_s, time.monotonic() - since)
 
 
 class ThreadSafeAdapter(Adapter):
@@ -152,11 +149,9 @@ class ThreadSafeAdapter(Adapter):
         self._active = 0
         self._by_thread: dict[str, int] = {}
 
-    @contextlib.contextmanager
-    def acquire_lock(self) -> Iterator[None]:
+    def acquire_lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the adapter's lock (re-entrant). Hold it to read and write shared state, not to compute."""
-        with self._lock:
-            yield
+        return self._lock.hold()
 
     def get_thread_local(self, key: str, default: Any = None) -> Any:
         """A value this thread has kept; other threads have their own."""

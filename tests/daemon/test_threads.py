@@ -187,6 +187,50 @@ def test_a_cancelled_request_ends_and_its_neighbours_go_on(allowing: Client, ses
     assert allowing.reply(first)["error"]["code"] == "cancelled"
 
 
+def test_a_cancelled_request_that_waits_for_its_host_ends_and_its_interpreter_stays(
+    allowing: Client, session: str
+) -> None:
+    allowing.call("start_session", {"threads": 2, "lm": {"model": "host"}}, session=session)
+    allowing.call("create_program", {"id": "qa", "signature": "question -> answer"}, session=session)
+    (before,) = allowing.call("session_info", session=session)["workers"]
+    ask = {"program_id": "qa", "inputs": {"question": "?"}}
+    number = allowing.start("execute_program", ask, session=session)
+    assert "call_id" in allowing.receive()
+    allowing.call("cancel", {"request_id": number})
+    assert allowing.reply(number)["error"]["code"] == "cancelled"
+    (after,) = allowing.call("session_info", session=session)["workers"]
+    assert after["pid"] == before["pid"]
+
+
+def test_a_request_cancelled_while_it_waits_for_a_lease_leaves_it_to_others(folder: Path) -> None:
+    with Client.spawn(["--max-lm-calls", "1"]) as client:
+        slow = {"model": "scripted", "delay_ms": 700}
+        client.call("start_session", {"threads": 3, "lm": slow}, session="s")
+        client.call("create_program", {"id": "qa", "signature": "question -> answer"}, session="s")
+        ask = {"program_id": "qa", "inputs": {"question": "?"}}
+        holds = client.start("execute_program", ask, session="s")
+        waits = client.start("execute_program", ask, session="s")
+        deadline = time.monotonic() + 10
+        while client.call("get_stats")["lm_calls"]["waiting"] < 1:
+            assert time.monotonic() < deadline
+        client.call("cancel", {"request_id": waits})
+        assert client.reply(waits)["error"]["code"] == "cancelled"
+        assert client.finish(holds)["outputs"]
+        assert client.reply(client.start("execute_program", ask, session="s", timeout_ms=10_000))["success"]
+
+
+def test_an_interpreter_whose_own_code_fails_ends_and_leaves_no_request_unanswered(folder: Path) -> None:
+    with Client.spawn(["--preload", "tests.support.misbehaving"]) as client:
+        client.call("start_session", {"threads": 2, "lm": {"model": "scripted"}}, session="s")
+        client.call("create_program", {"id": "qa", "signature": "question -> answer"}, session="s")
+        code = "import dspy_bridge.worker.app as app; app.to_bridge_error = None; raise ValueError"
+        ask = {"program_id": "qa", "inputs": {"question": f"py:{code}"}}
+        error = client.reply(client.start("execute_program", ask, session="s", timeout_ms=10_000))["error"]
+        assert error["code"] == "worker_crashed"
+        assert "TypeError" in error["details"]["last_output"]
+        assert client.call("execute_program", {**ask, "inputs": {"question": "?"}}, session="s")["outputs"]
+
+
 def test_a_thread_that_cannot_be_stopped_is_given_up_and_its_interpreter_replaced(
     allowing: Client, session: str
 ) -> None:
