@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import queue
 import socket
@@ -41,10 +42,8 @@ def begun(work: Callable[[], object]) -> threading.Thread:
     """A thread that may be interrupted."""
 
     def run() -> None:
-        try:
+        with contextlib.suppress(Interrupted):
             work()
-        except Interrupted:
-            pass
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
