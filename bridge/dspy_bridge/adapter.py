@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -71,7 +72,7 @@ def thread_safe_method(function: None = None, *, lock: bool = False) -> Callable
 def thread_safe_method(function: Any = None, *, lock: bool = False) -> Any:
     """Declare that several threads may run a method at once; its calls are counted in ``get_stats``. It takes
     no lock by itself: with ``lock=True`` the adapter's own lock is held for the whole call, which runs calls
-    one after another."""
+    one after another. The call of a method that streams lasts until its last item."""
 
     def declare(method: F) -> F:
         @functools.wraps(method)
@@ -79,8 +80,14 @@ def thread_safe_method(function: Any = None, *, lock: bool = False) -> Any:
             with self._counted(), self.acquire_lock() if lock else contextlib.nullcontext():
                 return method(self, *args, **kwargs)
 
-        setattr(counted, THREAD_SAFE_MARK, True)
-        return counted  # type: ignore[return-value]
+        @functools.wraps(method)
+        def counted_to_its_last_item(self: ThreadSafeAdapter, *args: Any, **kwargs: Any) -> Any:
+            with self._counted(), self.acquire_lock() if lock else contextlib.nullcontext():
+                return (yield from method(self, *args, **kwargs))
+
+        declared: Any = counted_to_its_last_item if inspect.isgeneratorfunction(method) else counted
+        setattr(declared, THREAD_SAFE_MARK, True)
+        return declared  # type: ignore[no-any-return]
 
     return declare if function is None else declare(function)
 

@@ -53,6 +53,16 @@ class Plain(Adapter):
         raise RuntimeError("it broke")
 
     @tool
+    def misjudge(self) -> None:
+        """Fails on data of its own, not on its arguments."""
+        Point.model_validate({"x": "no number"})
+
+    @tool
+    def misjudge_later(self) -> Iterator[int]:
+        yield 1
+        Point.model_validate({"x": "no number"})
+
+    @tool
     def remember(self, value: Any) -> dict[str, Any]:
         before = self.session.get("kept")
         self.session.put("kept", value)
@@ -185,6 +195,12 @@ class Careless(ThreadSafeAdapter):
 
     def __init__(self) -> None:
         self.mine = 1  # and nothing of the base
+
+
+class Awaited(Adapter):
+    @tool
+    async def wait(self) -> int:
+        return 1
 
 
 class Broken(Adapter):
