@@ -159,6 +159,17 @@ def test_host_calls_events_and_batches_of_several_threads_reach_their_own_reques
     assert [one["id"] for one in asked if "~b" in one["args"]["messages"][-1]["content"]] == [batch] * 6
 
 
+def test_the_raw_response_of_a_gemini_program_is_that_of_its_own_request(allowing: Client, session: str) -> None:
+    allowing.call("start_session", {"threads": 4, "settings": {"disable_history": True}}, session=session)
+    allowing.call("create_program", {"id": "g", "signature": "question -> answer"}, session=session)
+    asked = {"program_id": "g", "inputs": {"question": "?"}}
+    models = [{"model": "scripted", "answers": [{"answer": f"mine, {n}"}]} for n in range(40)]
+    opened = [allowing.start("execute_gemini_program", {**asked, "lm": lm}, session=session) for lm in models]
+    for n, done in enumerate([allowing.finish(one) for one in opened]):
+        assert done["outputs"] == {"answer": f"mine, {n}"}
+        assert f"mine, {n}\n" in done["raw_response"]
+
+
 def test_what_a_thread_prints_belongs_to_its_request(allowing: Client, session: str) -> None:
     start(allowing, session)
     events: list[Frame] = []

@@ -26,9 +26,9 @@ from dspy_bridge.worker.adapter_shelf import AdapterShelf
 from dspy_bridge.worker.configured import Configured
 from dspy_bridge.worker.data import DataFolder
 from dspy_bridge.worker.embedders import EmbedderShelf
-from dspy_bridge.worker.execution import Executor
+from dspy_bridge.worker.execution import Executor, LatestAnswer
 from dspy_bridge.worker.host import Host
-from dspy_bridge.worker.learning import Learning, latest_call
+from dspy_bridge.worker.learning import Learning
 from dspy_bridge.worker.leased_calls import LeasedCalls
 from dspy_bridge.worker.model_shelf import ModelShelf
 from dspy_bridge.worker.program_shelf import ProgramShelf, named_program
@@ -178,11 +178,8 @@ class SessionRuntime:
         return {**made, "type": "gemini", "model_name": args.model}
 
     def _execute_gemini_program(self, args: session_commands.ExecuteProgramArgs) -> dict[str, Any]:
-        before = latest_call()
-        executed = self._execute_program(args)
-        call = latest_call()
-        asked = call is not None and call is not before
-        return {**executed, "raw_response": str(call["outputs"][0]) if asked and call else None}
+        program, latest = self.programs.program(named_program(args)), LatestAnswer()
+        return {**self._executor.execute(program, args, [latest]), "raw_response": latest.text}
 
     def _execute_batch(self, args: session_commands.ExecuteBatchArgs) -> dict[str, Any]:
         return self._executor.batch(self.programs.program(args.program_id), args)
