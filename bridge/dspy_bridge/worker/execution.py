@@ -74,7 +74,8 @@ class Executor:
     def execute(
         self, program: Program, args: ExecuteProgramArgs, callbacks: Sequence[BaseCallback] = ()
     ) -> dict[str, Any]:
-        """The result of ``execute_program``. ``callbacks`` hear of this request alone. Raises whatever the program raises, and :class:`BridgeError`."""
+        """The result of ``execute_program``. ``callbacks`` hear of this request alone. Raises whatever the
+        program raises, and :class:`BridgeError`."""
         inputs = program.signature.decode_inputs(args.inputs, strict=not args.lenient)
         wanted = None if isinstance(args.stream, bool) else args.stream
         if wanted is not None:
