@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -71,7 +72,7 @@ def thread_safe_method(function: None = None, *, lock: bool = False) -> Callable
 def thread_safe_method(function: Any = None, *, lock: bool = False) -> Any:
     """Declare that several threads may run a method at once; its calls are counted in ``get_stats``. It takes
     no lock by itself: with ``lock=True`` the adapter's own lock is held for the whole call, which runs calls
-    one after another."""
+    one after another. The call of a method that streams lasts until its last item."""
 
     def declare(method: F) -> F:
         @functools.wraps(method)
@@ -79,8 +80,14 @@ def thread_safe_method(function: Any = None, *, lock: bool = False) -> Any:
             with self._counted(), self.acquire_lock() if lock else contextlib.nullcontext():
                 return method(self, *args, **kwargs)
 
-        setattr(counted, THREAD_SAFE_MARK, True)
-        return counted  # type: ignore[return-value]
+        @functools.wraps(method)
+        def counted_to_its_last_item(self: ThreadSafeAdapter, *args: Any, **kwargs: Any) -> Any:
+            with self._counted(), self.acquire_lock() if lock else contextlib.nullcontext():
+                return (yield from method(self, *args, **kwargs))
+
+        declared: Any = counted_to_its_last_item if inspect.isgeneratorfunction(method) else counted
+        setattr(declared, THREAD_SAFE_MARK, True)
+        return declared  # type: ignore[no-any-return]
 
     return declare if function is None else declare(function)
 
@@ -116,26 +123,23 @@ class TrackedLock:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._holder: int | None = None
-        self._depth = 0
-        self._since = 0.0
         self.longest_s = 0.0
 
     def held_by_me(self) -> bool:
         return self._holder == threading.get_ident()
 
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        self._holder = threading.get_ident()
-        self._depth += 1
-        if self._depth == 1:
-            self._since = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self.longest_s = max(self.longest_s, time.monotonic() - self._since)
-            self._holder = None
-        self._lock.release()
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold it. Whenever the thread is interrupted, it is given back."""
+        with self._lock:
+            outer, since = self._holder, time.monotonic()
+            try:
+                self._holder = threading.get_ident()
+                yield
+            finally:
+                self._holder = outer
+                if outer is None:
+                    self.longest_s = max(self.longest_s, time.monotonic() - since)
 
 
 class ThreadSafeAdapter(Adapter):
@@ -152,11 +156,9 @@ class ThreadSafeAdapter(Adapter):
         self._active = 0
         self._by_thread: dict[str, int] = {}
 
-    @contextlib.contextmanager
-    def acquire_lock(self) -> Iterator[None]:
+    def acquire_lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the adapter's lock (re-entrant). Hold it to read and write shared state, not to compute."""
-        with self._lock:
-            yield
+        return self._lock.hold()
 
     def get_thread_local(self, key: str, default: Any = None) -> Any:
         """A value this thread has kept; other threads have their own."""

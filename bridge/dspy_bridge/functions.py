@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable
@@ -34,6 +35,17 @@ def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, called with arguments of the annotated types; ``pydantic.ValidationError`` otherwise."""
     return validate_call(function)
+
+
+def binder(function: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+    """Given arguments, the call that is to be made with them; as :func:`checked`, but what the function itself
+    raises cannot be taken for a refusal of its arguments."""
+
+    @functools.wraps(function)
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        return functools.partial(function, *args, **kwargs)
+
+    return validate_call(bind)
 
 
 def name_of(function: Callable[..., Any]) -> str:

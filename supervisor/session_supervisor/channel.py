@@ -33,6 +33,7 @@ class Call:
     def __init__(self, number: int) -> None:
         self.number = number
         self.answers: collections.deque[bytes] = collections.deque()
+        self.answered = False
 
 
 class Channel:
@@ -50,7 +51,10 @@ class Channel:
         self._sending = threading.Lock()
         self._calls: dict[int, Call] = {}
         self._numbers = itertools.count(1)
-        self._answered = threading.Condition()
+        # Taken by itself, in C: a thread that is interrupted inside the condition's own methods would keep it.
+        self._lock = threading.RLock()
+        self._answered = threading.Condition(self._lock)
+        self._forsaken: set[int] = set()
         self._led = False
         self._reader_thread: int | None = None
         self._latest: int | None = None
@@ -73,7 +77,7 @@ class Channel:
             return self._receive_for_all()
         while True:
             if self._calls:  # of a thread that outlived its request: it may be leading
-                with self._answered:
+                with self._lock:
                     while not self._arrived:
                         if self._led:
                             self._answered.wait()
@@ -93,7 +97,7 @@ class Channel:
                 frame = self._arrived.popleft()
                 if frame[0] is not Kind.ANSWER:
                     return frame
-                with self._answered:
+                with self._lock:
                     self._deliver(*frame)
                     self._answered.notify_all()
             self._read()
@@ -120,7 +124,7 @@ class Channel:
     def call(self, body: bytes) -> Iterator[Call]:
         """Ask the caller of the request under way; answers that come after the block are dropped. Raises
         :class:`NothingUnderWay`."""
-        with self._answered:
+        with self._lock:
             request = self.under_way()
             if request is None:
                 raise NothingUnderWay
@@ -130,13 +134,18 @@ class Channel:
             self.send(Kind.CALL, request, CALL_NUMBER.pack(call.number) + body)
             yield call
         finally:
-            with self._answered:
+            with self._lock:
                 del self._calls[call.number]
+
+    def wake(self) -> None:
+        """Have whoever waits for an answer take a step in Python, where an interrupt reaches it."""
+        with self._lock:
+            self._answered.notify_all()
 
     def answer(self, call: Call, timeout: float) -> bytes:
         """The next answer to ``call``. Raises ``TimeoutError`` after ``timeout`` seconds, :class:`ChannelClosed`."""
         deadline = time.monotonic() + timeout
-        with self._answered:
+        with self._lock:
             while not call.answers:
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -149,20 +158,22 @@ class Channel:
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[None]:
-        """Hold one of the supervisor's leases; waits, without end, until there is one."""
-        with self._answered:
+        """Hold one of the supervisor's leases; waits, without end, until there is one. Who gives up waiting
+        leaves it to be given back when it comes."""
+        with self._lock:
             call = Call(next(self._numbers))
             self._calls[call.number] = call
         try:
             self.send(Kind.LEASE, 0, CALL_NUMBER.pack(call.number))
             self.answer(call, threading.TIMEOUT_MAX)
-        finally:
-            with self._answered:
-                del self._calls[call.number]
-        try:
             yield
         finally:
-            self.send(Kind.RELEASE)
+            with self._lock:
+                del self._calls[call.number]
+                if not call.answered:
+                    self._forsaken.add(call.number)
+            if call.answered:
+                self.send(Kind.RELEASE)
 
     def _lead(self, timeout: float | None) -> None:
         """Read once, with the condition released meanwhile; then let everybody look whether it was for them."""
@@ -184,6 +195,10 @@ class Channel:
         call = self._calls.get(number)
         if call is not None:
             call.answers.append(body)
+            call.answered = True
+        elif number in self._forsaken:
+            self._forsaken.discard(number)
+            self.send(Kind.RELEASE)
         return True
 
 

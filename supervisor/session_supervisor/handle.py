@@ -174,7 +174,7 @@ class WorkerHandle:
             self._parts[number] = decode_parts(body)
         elif kind is Kind.CHECKPOINT:
             request = self.in_flight.get(number)
-            if request is not None and request.stopping is None:
+            if self.threads > 1 or (request is not None and request.stopping is None):
                 self.owner.worker_checkpoint(self, decode_parts(body))
         elif kind is Kind.EVENT:
             request = self.in_flight.get(number)
@@ -221,11 +221,15 @@ class WorkerHandle:
 
     def _finish(self, number: int, body: bytes) -> None:
         request = self.in_flight.get(number)
-        if request is None:
-            return
         parts = self._parts.pop(number, {})
-        if request.stopping is not None and self.threads > 1:
-            self._stopped(request)
+        if self.threads > 1 and (request is None or request.stopping is not None):
+            # Its reply is of no interest, but among the changes may be those of the requests beside it.
+            if parts:
+                self.owner.worker_checkpoint(self, parts)
+            if request is not None:
+                self._stopped(request)
+            return
+        if request is None:
             return
         if request.stopping is not None:
             # The interrupt reached it. Its reply and its changes are of no interest any more, and

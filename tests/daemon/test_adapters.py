@@ -14,13 +14,6 @@ Frame = dict[str, Any]
 MODULE = "tests.support.adapters"
 
 
-@pytest.fixture(scope="module")
-def allowing() -> Iterator[Client]:
-    client = Client.spawn(["--allow-import", "tests.support"])
-    yield client
-    assert client.close() == 0
-
-
 @pytest.fixture
 def plain(allowing: Client, request: pytest.FixtureRequest) -> Iterator[str]:
     allowing.call(
@@ -45,12 +38,12 @@ def refusal(client: Client, session: str, command: str, args: Frame) -> Frame:
 
 def test_tools_are_listed_with_the_schema_of_their_annotations(allowing: Client, plain: str) -> None:
     tools = {one["name"]: one for one in allowing.call("list_tools", session=plain)["tools"]}
-    assert tools.keys() == {"greet", "move", "count", "fail", "remember", "blas_threads"}
+    assert tools.keys() == {"greet", "move", "count", "fail", "misjudge", "misjudge_later", "remember", "blas_threads"}
     assert tools["greet"]["description"] == "Greets somebody."
     assert tools["greet"]["args"]["properties"]["loud"] == {"default": False, "title": "Loud", "type": "boolean"}
     assert tools["greet"]["args"]["required"] == ["name"]
     assert tools["move"]["description"] == "Moves a point."
-    assert [name for name, one in tools.items() if one["supports_streaming"]] == ["count"]
+    assert [name for name, one in tools.items() if one["supports_streaming"]] == ["count", "misjudge_later"]
 
 
 def test_a_tool_is_called_by_name_or_as_a_command(allowing: Client, plain: str) -> None:
@@ -105,7 +98,10 @@ def test_numeric_libraries_get_one_thread_unless_the_session_says_otherwise(allo
         ("call_tool", {"name": "greeet"}, "invalid_args", "did you mean 'greet'"),
         ("call_tool", {"name": "hidden"}, "invalid_args", "no tool 'hidden'"),
         ("hidden", {}, "unknown_command", "'hidden'"),
-        ("fail", {}, "tool_error", "it broke"),
+        ("fail", {}, "tool_error", "RuntimeError: it broke"),
+        ("misjudge", {}, "tool_error", "ValidationError"),
+        ("call_tool", {"name": "misjudge_later"}, "tool_error", "ValidationError"),
+        ("misjudge", {"x": 1}, "invalid_args", "args.x"),
     ],
 )
 def test_what_a_tool_cannot_do_is_said(
@@ -115,7 +111,7 @@ def test_what_a_tool_cannot_do_is_said(
     assert error["code"] == code, error
     assert says in error["message"]
     if code == "tool_error":
-        assert "RuntimeError" in error["details"]["traceback"]
+        assert "Error" in error["details"]["traceback"]
     assert use(allowing, plain, "greet", name="still") == "good day, still"
 
 
@@ -126,6 +122,7 @@ def test_what_a_tool_cannot_do_is_said(
         ({"adapter": f"{MODULE}:Nothing"}, "invalid_args", "Nothing"),
         ({"adapter": "no colon"}, "invalid_args", "adapter"),
         ({"adapter": f"{MODULE}:Plain", "adapter_args": {"gretting": "x"}}, "tool_error", "gretting"),
+        ({"adapter": f"{MODULE}:Awaited"}, "tool_error", "wait is async"),
         ({"adapter": f"{MODULE}:Broken"}, "tool_error", "no index here"),
         ({"adapter": f"{MODULE}:Plain", "threads": 2}, "unsupported", "__thread_safe__ = True in the body of Plain"),
         ({"adapter": f"{MODULE}:Undeclared", "threads": 2}, "unsupported", "in the body of Undeclared"),

@@ -256,6 +256,56 @@ def test_a_pool_sees_every_change_that_was_sent_before(daemon: Client, session: 
         assert [daemon.finish(one)["outputs"]["b"] for one in runs] == [str(n)] * 4
 
 
+@pytest.mark.parametrize("changed", ["all", "nothing", "and configured again"])
+def test_after_a_reset_every_interpreter_of_a_pool_is_as_the_session_was_born(
+    daemon: Client, session: str, changed: str
+) -> None:
+    born = {"model": "scripted", "delay_ms": 300, "answers": [{"answer": f"as born {n}"} for n in range(3)]}
+    settings = {"max_history_size": 7, "adapter": "json"}
+    daemon.call("start_session", {"lm": born, "settings": settings, "workers": 2}, session=session)
+    run = {"program_id": "qa", "inputs": {"question": "?"}}
+
+    def both(command: str, args: dict[str, Any]) -> list[Any]:
+        """What each of the two interpreters says: neither is free again before both are busy."""
+        opened = [daemon.start(command, args, session=session) for _ in range(2)]
+        return [daemon.finish(one) for one in opened]
+
+    daemon.call("create_program", QA, session=session)
+    if changed != "nothing":
+        daemon.call("configure", {"max_history_size": 3, "adapter": "xml", "provide_traceback": True}, session=session)
+        other = {**born, "answers": [{"answer": "changed"}]}
+        daemon.call("configure_lm", other, session=session)
+    for _ in range(4):
+        both("execute_program", run)
+    assert len(daemon.call("session_info", session=session)["workers"]) == 2
+    daemon.call("reset_state", session=session)
+    if changed == "and configured again":
+        daemon.call("configure", {"track_usage": False}, session=session)
+        daemon.call("configure_lm", born, session=session)
+    daemon.call("create_program", QA, session=session)
+    assert [one["outputs"] for one in both("execute_program", run)] == [{"answer": "as born 0"}] * 2
+    previews = both("preview_prompt", {**run, "program_id": "qa"})
+    assert {one["adapter"] for one in previews} == {"JSONAdapter"}
+    histories = both("inspect_history", {"n": 100})
+    assert [["as born 0" in call["outputs"][0] for call in one["calls"]] for one in histories] == [[True]] * 2
+
+
+def test_a_setting_goes_back_to_dspys_default(rough: Client, request: pytest.FixtureRequest) -> None:
+    name = request.node.name
+    begin(rough, name)
+    tell = "import dspy; raise ValueError(dspy.settings.num_threads, dspy.settings.max_errors)"
+
+    def told() -> str:
+        return str(do(rough, name, tell)["error"]["details"]["message"])
+
+    default = told()
+    rough.call("configure", {"num_threads": 3, "max_errors": 99}, session=name)
+    assert told() == "(3, 99)"
+    rough.call("configure", {"num_threads": None, "max_errors": None}, session=name)
+    assert told() == default
+    rough.call("end_session", session=name)
+
+
 def test_a_full_queue_is_overloaded_at_once_and_counted(folder: Path) -> None:
     with Client.spawn(["--queue-total", "5"]) as client:
         slow = {"model": "scripted", "delay_ms": 500}

@@ -134,6 +134,14 @@ def test_what_is_found_feeds_the_next_step(hosted: Client, session: str) -> None
     assert CORPUS[1] not in prompts[0]
 
 
+def test_a_reset_forgets_the_embedders(daemon: Client, session: str) -> None:
+    retriever(daemon, session)
+    look(daemon, session, "Paris")
+    daemon.call("reset_state", session=session)
+    spec = {"id": "look", "program_type": "retrieve", "options": {"corpus": CORPUS}}
+    assert refusal(daemon, session, "create_program", spec)["code"] == "lm_not_configured"
+
+
 def test_an_index_is_saved_and_loaded_as_dspy_states_are(daemon: Client, session: str) -> None:
     retriever(daemon, session, k=1)
     state = daemon.call("save_program", {"program_id": "look"}, session=session)["state"]
@@ -168,7 +176,7 @@ def test_the_host_embeds(hosted: Client, session: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("answer", [[], [[1.0], [1.0, 2.0]], [[]], "vectors", [["a"], ["b"]]])
+@pytest.mark.parametrize("answer", [[], [[1.0], [1.0, 2.0]], [[]], "vectors", [["a"], ["b"]], [1, 2]])
 def test_a_host_that_answers_no_vectors_is_told_what_they_are(hosted: Client, session: str, answer: Any) -> None:
     hosted.call("configure_embedder", {"model": "host"}, session=session)
     hosted.on_call = lambda _frame: answer

@@ -26,13 +26,6 @@ Frame = dict[str, Any]
 MODULE = "tests.support.adapters"
 
 
-@pytest.fixture(scope="module")
-def allowing() -> Iterator[Client]:
-    client = Client.spawn(["--allow-import", "tests.support"])
-    yield client
-    assert client.close() == 0
-
-
 @pytest.fixture
 def session(allowing: Client, request: pytest.FixtureRequest) -> Iterator[str]:
     yield request.node.name
@@ -166,6 +159,17 @@ def test_host_calls_events_and_batches_of_several_threads_reach_their_own_reques
     assert [one["id"] for one in asked if "~b" in one["args"]["messages"][-1]["content"]] == [batch] * 6
 
 
+def test_the_raw_response_of_a_gemini_program_is_that_of_its_own_request(allowing: Client, session: str) -> None:
+    allowing.call("start_session", {"threads": 4, "settings": {"disable_history": True}}, session=session)
+    allowing.call("create_program", {"id": "g", "signature": "question -> answer"}, session=session)
+    asked = {"program_id": "g", "inputs": {"question": "?"}}
+    models = [{"model": "scripted", "answers": [{"answer": f"mine, {n}"}]} for n in range(40)]
+    opened = [allowing.start("execute_gemini_program", {**asked, "lm": lm}, session=session) for lm in models]
+    for n, done in enumerate([allowing.finish(one) for one in opened]):
+        assert done["outputs"] == {"answer": f"mine, {n}"}
+        assert f"mine, {n}\n" in done["raw_response"]
+
+
 def test_what_a_thread_prints_belongs_to_its_request(allowing: Client, session: str) -> None:
     start(allowing, session)
     events: list[Frame] = []
@@ -194,6 +198,50 @@ def test_a_cancelled_request_ends_and_its_neighbours_go_on(allowing: Client, ses
     assert allowing.reply(first)["error"]["code"] == "cancelled"
 
 
+def test_a_cancelled_request_that_waits_for_its_host_ends_and_its_interpreter_stays(
+    allowing: Client, session: str
+) -> None:
+    allowing.call("start_session", {"threads": 2, "lm": {"model": "host"}}, session=session)
+    allowing.call("create_program", {"id": "qa", "signature": "question -> answer"}, session=session)
+    (before,) = allowing.call("session_info", session=session)["workers"]
+    ask = {"program_id": "qa", "inputs": {"question": "?"}}
+    number = allowing.start("execute_program", ask, session=session)
+    assert "call_id" in allowing.receive()
+    allowing.call("cancel", {"request_id": number})
+    assert allowing.reply(number)["error"]["code"] == "cancelled"
+    (after,) = allowing.call("session_info", session=session)["workers"]
+    assert after["pid"] == before["pid"]
+
+
+def test_a_request_cancelled_while_it_waits_for_a_lease_leaves_it_to_others(folder: Path) -> None:
+    with Client.spawn(["--max-lm-calls", "1"]) as client:
+        slow = {"model": "scripted", "delay_ms": 700}
+        client.call("start_session", {"threads": 3, "lm": slow}, session="s")
+        client.call("create_program", {"id": "qa", "signature": "question -> answer"}, session="s")
+        ask = {"program_id": "qa", "inputs": {"question": "?"}}
+        holds = client.start("execute_program", ask, session="s")
+        waits = client.start("execute_program", ask, session="s")
+        deadline = time.monotonic() + 10
+        while client.call("get_stats")["lm_calls"]["waiting"] < 1:
+            assert time.monotonic() < deadline
+        client.call("cancel", {"request_id": waits})
+        assert client.reply(waits)["error"]["code"] == "cancelled"
+        assert client.finish(holds)["outputs"]
+        assert client.reply(client.start("execute_program", ask, session="s", timeout_ms=10_000))["success"]
+
+
+def test_an_interpreter_whose_own_code_fails_ends_and_leaves_no_request_unanswered(folder: Path) -> None:
+    with Client.spawn(["--preload", "tests.support.misbehaving"]) as client:
+        client.call("start_session", {"threads": 2, "lm": {"model": "scripted"}}, session="s")
+        client.call("create_program", {"id": "qa", "signature": "question -> answer"}, session="s")
+        code = "import dspy_bridge.worker.app as app; app.to_bridge_error = None; raise ValueError"
+        ask = {"program_id": "qa", "inputs": {"question": f"py:{code}"}}
+        error = client.reply(client.start("execute_program", ask, session="s", timeout_ms=10_000))["error"]
+        assert error["code"] == "worker_crashed"
+        assert "TypeError" in error["details"]["last_output"]
+        assert client.call("execute_program", {**ask, "inputs": {"question": "?"}}, session="s")["outputs"]
+
+
 def test_a_thread_that_cannot_be_stopped_is_given_up_and_its_interpreter_replaced(
     allowing: Client, session: str
 ) -> None:
@@ -218,6 +266,47 @@ def test_a_lone_thread_that_cannot_be_stopped_dies_with_its_interpreter(allowing
     with pytest.raises(ProcessLookupError):
         os.kill(worker["pid"], 0)
     assert results(allowing, begin(allowing, session, "total")) == [0]
+
+
+def under_way(client: Client, session: str, name: str, value: int) -> int:
+    """A request that has kept a value and is not done: what it prints says so."""
+    said: list[str] = []
+    client.on_event = lambda event: said.append(event["data"]["text"]) if event["event"] == "log" else None
+    (number,) = begin(client, session, "keep", key=name, value=value)
+    deadline = time.monotonic() + 20
+    while f"{name}\n" not in said:
+        assert time.monotonic() < deadline
+        client.call("ping")
+    return number
+
+
+def test_a_cancelled_request_takes_nothing_along_of_what_was_kept(allowing: Client, session: str) -> None:
+    start(allowing, session)
+    neighbour = under_way(allowing, session, "neighbours", 1)
+    cancelled = under_way(allowing, session, "own", 2)
+    allowing.call("cancel", {"request_id": cancelled})
+    assert allowing.reply(cancelled)["error"]["code"] == "cancelled"
+    results(allowing, begin(allowing, session, "release"))
+    results(allowing, [neighbour])
+    allowing.call("recycle_session", session=session)
+    kept = [results(allowing, begin(allowing, session, "kept", key=name)) for name in ("neighbours", "own")]
+    assert kept == [[1], [2]]
+
+
+def test_a_thread_that_was_given_up_takes_nothing_along_either(allowing: Client, session: str) -> None:
+    start(allowing, session)
+    (stuck,) = begin(allowing, session, "sleep", seconds=2.5)
+    neighbour = under_way(allowing, session, "neighbours", 1)
+    allowing.call("cancel", {"request_id": stuck})
+    assert allowing.reply(stuck)["error"]["code"] == "cancelled"
+    # Its thread comes back a second and a half later, and hands over what its neighbour has kept.
+    document: Frame = {"parts": {}}
+    deadline = time.monotonic() + 10
+    while "adapter:neighbours" not in document["parts"]:
+        assert time.monotonic() < deadline, "what the neighbour has kept was lost"
+        document = allowing.call("export_session", session=session)["document"]
+    allowing.call("cancel", {"request_id": neighbour})
+    assert allowing.reply(neighbour)["error"]["code"] == "cancelled"
 
 
 def test_a_crash_ends_every_request_of_its_interpreter_once(allowing: Client, session: str) -> None:

@@ -53,6 +53,16 @@ class Plain(Adapter):
         raise RuntimeError("it broke")
 
     @tool
+    def misjudge(self) -> None:
+        """Fails on data of its own, not on its arguments."""
+        Point.model_validate({"x": "no number"})
+
+    @tool
+    def misjudge_later(self) -> Iterator[int]:
+        yield 1
+        Point.model_validate({"x": "no number"})
+
+    @tool
     def remember(self, value: Any) -> dict[str, Any]:
         before = self.session.get("kept")
         self.session.put("kept", value)
@@ -73,6 +83,7 @@ class Threaded(ThreadSafeAdapter):
         self.count = 0
         self.seen: list[int] = []
         self.read_only = {"a": 1}
+        self.released = False
 
     @thread_safe_method
     @tool
@@ -126,6 +137,25 @@ class Threaded(ThreadSafeAdapter):
     def stats(self) -> dict[str, Any]:
         return self.get_stats()
 
+    @thread_safe_method
+    @tool
+    def keep(self, key: str, value: int) -> None:
+        """Keeps a value, says so, and goes on until it is released."""
+        self.session.put(key, value)
+        print(key, flush=True)
+        while not self.released:
+            time.sleep(0.005)
+
+    @thread_safe_method
+    @tool
+    def release(self) -> None:
+        self.released = True
+
+    @thread_safe_method
+    @tool
+    def kept(self, key: str) -> Any:
+        return self.session.get(key)
+
 
 class Racy(ThreadSafeAdapter):
     """Declares what it does not keep."""
@@ -165,6 +195,12 @@ class Careless(ThreadSafeAdapter):
 
     def __init__(self) -> None:
         self.mine = 1  # and nothing of the base
+
+
+class Awaited(Adapter):
+    @tool
+    async def wait(self) -> int:
+        return 1
 
 
 class Broken(Adapter):

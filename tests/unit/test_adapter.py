@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from dspy_bridge.adapter import ThreadSafeAdapter, thread_safe_method, tool
 from dspy_bridge.functions import schema_of
+from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.worker.thread_safety import ThreadSafetyChecker
 
 
@@ -47,6 +49,42 @@ class Counter(ThreadSafeAdapter):
         time.sleep(0.005)
         self.by_name[name] = 1
         time.sleep(0.005)
+
+
+class Streaming(ThreadSafeAdapter):
+    __thread_safe__ = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    @thread_safe_method(lock=True)
+    @tool
+    def locked(self) -> Iterator[bool]:
+        """Whether the lock is held and the call counted, while it streams."""
+        yield self._lock.held_by_me() and self.get_stats()["active_requests"] == 1
+        return "done"
+
+    @thread_safe_method
+    @tool
+    def race(self) -> Iterator[int]:
+        before = self.count
+        time.sleep(0.005)
+        self.count = before + 1
+        yield before
+
+    @thread_safe_method
+    @tool
+    def of_others(self) -> int:
+        """A tool that uses another."""
+        self.count += 1
+        self.bump()
+        return sum(self.race())
+
+    @thread_safe_method
+    @tool
+    def bump(self) -> None:
+        self.count += 1
 
 
 def together(times: int, work: Any, *args: Any) -> None:
@@ -142,3 +180,45 @@ def test_a_schema_is_what_the_annotations_say() -> None:
 
     with pytest.raises(TypeError, match="arguments of odd have no JSON Schema"):
         schema_of(odd)
+
+
+def test_a_method_that_streams_is_locked_and_counted_until_its_last_item() -> None:
+    adapter = Streaming()
+    items = adapter.locked()
+    assert adapter.get_stats()["total_requests"] == 0
+    assert list(items) == [True]
+    assert not adapter._lock.held_by_me()
+    stats = adapter.get_stats()
+    assert (stats["total_requests"], stats["active_requests"]) == (1, 0)
+    opened = adapter.locked()
+    assert next(opened)
+    opened.close()
+    assert not adapter._lock.held_by_me()
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_checker_watches_a_method_until_its_last_item(strict: bool) -> None:
+    adapter, checker = Streaming(), ThreadSafetyChecker(strict_mode=strict)
+    checker.attach(adapter)
+    begin, failed = threading.Barrier(4), []
+
+    def stream() -> None:
+        begin.wait(10)
+        try:
+            list(adapter.race())
+        except BridgeError as error:
+            failed.append(error.code)
+
+    together(4, stream)
+    found = checker.get_report()["concurrent_accesses"]
+    assert [one["message"].split("'")[1] for one in found] == ["count"]
+    assert set(failed) == ({"tool_error"} if strict else set())
+
+
+def test_a_tool_that_uses_another_does_not_race_with_itself() -> None:
+    adapter, checker = Streaming(), ThreadSafetyChecker(strict_mode=True)
+    checker.attach(adapter)
+    assert [adapter.of_others(), adapter.of_others()] == [2, 5]
+    report = checker.get_report()
+    assert report["warnings"] == []
+    assert report["methods_tracked"] == {"of_others": 2, "bump": 2, "race": 2}

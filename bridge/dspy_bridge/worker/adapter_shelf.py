@@ -6,7 +6,7 @@ import difflib
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dspy_bridge.adapter import TOOL_MARK, ThreadSafeAdapter, ToolMark
-from dspy_bridge.functions import checked, description_of, schema_of
+from dspy_bridge.functions import binder, description_of, schema_of
 from dspy_bridge.libraries import used_by
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.snapshot_parts import ADAPTER_PREFIX
@@ -34,7 +34,7 @@ class _Tool:
     description: str
     schema: dict[str, Any]
     streams: bool
-    call: Callable[..., Any]
+    bind: Callable[..., Callable[[], Any]]
 
 
 class _Session:
@@ -107,9 +107,12 @@ class AdapterShelf:
         self._instance = instance
 
     def _describe(self, name: str, method: Callable[..., Any], mark: ToolMark) -> _Tool:
-        streams = mark.supports_streaming or inspect.isgeneratorfunction(inspect.unwrap(method))
+        plain = inspect.unwrap(method)
+        if inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain):
+            raise TypeError(f"the tool {name} is async: a tool is a plain method, or a generator if it streams")
+        streams = mark.supports_streaming or inspect.isgeneratorfunction(plain)
         description = mark.description or description_of(method)
-        return _Tool(mark.name or name, description, schema_of(method), streams, checked(method))
+        return _Tool(mark.name or name, description, schema_of(method), streams, binder(method))
 
     def __contains__(self, name: str) -> bool:
         return name in self._tools
@@ -140,27 +143,33 @@ class AdapterShelf:
             hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(self._tools) or 'none'}"
             raise BridgeError("invalid_args", f"the session's adapter has no tool {name[:100]!r}{hint}")
         try:
-            given = found.call(**args)
+            call = found.bind(**args)
+        except ValidationError as exc:
+            raise _refusal(exc, path) from None
+        try:
+            given = call()
             if isinstance(given, Iterator):
                 return self._stream(given)
             return to_json(given), None
         except BridgeError:
             raise
-        except ValidationError as exc:
-            raise _refusal(exc, path) from None
         except Exception as exc:  # noqa: BLE001 - whatever somebody's Python raises
             message = f"the tool {name!r} failed: {type(exc).__name__}: {exc}"
             raise BridgeError("tool_error", message, details=program_facts(exc)) from None
 
     def _stream(self, items: Iterator[Any]) -> tuple[Any, int]:
         count = 0
-        while True:
-            try:
-                item = next(items)
-            except StopIteration as end:
-                return to_json(end.value), count
-            self._host.tell("item", {"index": count, "value": to_json(item, f"item {count}")})
-            count += 1
+        try:
+            while True:
+                try:
+                    item = next(items)
+                except StopIteration as end:
+                    return to_json(end.value), count
+                self._host.tell("item", {"index": count, "value": to_json(item, f"item {count}")})
+                count += 1
+        finally:
+            if isinstance(items, Generator):
+                items.close()  # what it holds is given back now, also if an item cannot be sent
 
 
 def _check_declared(kind: Any, reference: str, threads: int) -> None:

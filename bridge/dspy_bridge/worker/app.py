@@ -7,6 +7,7 @@ write by what it changed of the session's state.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import platform
@@ -34,7 +35,7 @@ from session_supervisor.frames import Kind, pack
 from session_supervisor.hygiene import Interrupted, InterruptGate
 from session_supervisor.limits import CpuExhausted, LimitKeeper, Limits
 from session_supervisor.os_facts import flush_c_stdio, gil_enabled, private_memory, release_free_memory
-from session_supervisor.snapshot import decode_parts, encode_parts
+from session_supervisor.snapshot import Parts, decode_parts, encode_parts
 
 
 def serve(channel: Channel, gate: InterruptGate) -> None:
@@ -49,12 +50,14 @@ def serve(channel: Channel, gate: InterruptGate) -> None:
         kind, number, body = channel.receive()
         if kind is Kind.REQUEST:
             assert runtime is not None
+            call = envelope.parse(body)
+            assert isinstance(call, Call)  # the daemon forwards nothing else
             if threads is None:
-                channel.send_many(_answer(runtime, _scope(gate, keeper), keeper.limits, number, body))
-            elif changes_session(body):
-                threads.serve_here(number, body)
+                _reply(channel, runtime, number, _answer(runtime, _scope(gate, keeper), keeper.limits, number, call))
+            elif _changes_session(call):
+                threads.serve_here(number, call)
             else:
-                threads.serve(number, body)
+                threads.serve(number, call)
         elif kind is Kind.CANCEL:
             assert threads is not None
             threads.cancel(number)
@@ -113,17 +116,15 @@ def _scope(gate: InterruptGate, keeper: LimitKeeper) -> Iterator[LimitKeeper]:
 
 
 def _threads(count: int, channel: Channel, runtime: SessionRuntime, keeper: LimitKeeper) -> Threads:
-    def answer(number: int, body: bytes) -> bytes:
+    def answer(number: int, call: Call) -> bytes:
         with dspy.context(**{SETTING: number}):
-            return _answer(runtime, contextlib.nullcontext(keeper), keeper.limits, number, body)
+            return _answer(runtime, contextlib.nullcontext(keeper), keeper.limits, number, call)
 
-    return Threads(count, channel, answer)
+    return Threads(count, channel, answer, functools.partial(_reply, channel, runtime))
 
 
-def changes_session(body: bytes) -> bool:
+def _changes_session(call: Call) -> bool:
     """Whether this request is one that changes its session."""
-    call = envelope.parse(body)
-    assert isinstance(call, Call)
     command = COMMANDS.get(call.command)
     return command is not None and command.mutating
 
@@ -133,11 +134,9 @@ def _answer(
     scope: contextlib.AbstractContextManager[LimitKeeper],
     limits: Limits,
     number: int,
-    body: bytes,
+    call: Call,
 ) -> bytes:
-    """The frames that answer one request: what it changed, then its reply."""
-    call = envelope.parse(body)
-    assert isinstance(call, Call)  # the daemon forwards nothing else
+    """Serve one request; the frames that end it."""
     spent = False
     try:
         with scope:
@@ -153,12 +152,18 @@ def _answer(
             traceback.clear_frames(exc.__traceback__)
         error = to_bridge_error(exc, secrets=runtime.secrets(), limits=limits)
         reply = envelope.failure(call.id, call.rpc, error)
+    return (pack(Kind.SPENT, number) if spent else b"") + pack(Kind.REPLY, number, reply)
+
+
+def _reply(channel: Channel, runtime: SessionRuntime, number: int, ending: bytes) -> None:
+    """Send what ends one request, behind what has been printed and what has been changed."""
     _flush_output()
-    changed = runtime.state.take_changes()
-    frames = pack(Kind.PARTS, number, encode_parts(changed)) if changed else b""
-    if spent:
-        frames += pack(Kind.SPENT, number)
-    return frames + pack(Kind.REPLY, number, reply)
+
+    def send(changed: Parts) -> None:
+        parts = pack(Kind.PARTS, number, encode_parts(changed)) if changed else b""
+        channel.send_many(parts + ending)
+
+    runtime.state.hand_over(send)
 
 
 def _flush_output() -> None:

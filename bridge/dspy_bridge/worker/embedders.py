@@ -62,15 +62,15 @@ def _count_words(texts: Sequence[str]) -> list[list[float]]:
 def _ask(host: Host, name: str, texts: Sequence[str], timeout: float) -> list[list[float]]:
     """Raises ``host_call_failed``, also for an answer that is no vectors."""
     answer = host.ask("tool", name, {"texts": list(texts)}, timeout=timeout)
-    rows = answer if isinstance(answer, list) else []
+    rows = answer if isinstance(answer, list) and all(isinstance(row, list) for row in answer) else []
     if len(rows) != len(texts) or not all(_is_vector(row, len(rows[0])) for row in rows):
         message = f"the host's embedder {name!r} must answer with one array of numbers per text, all of one length"
         raise BridgeError("host_call_failed", message, details={"call": "tool", "name": name, "why": "answer"})
     return rows
 
 
-def _is_vector(row: Any, length: int) -> bool:
-    return isinstance(row, list) and len(row) == length > 0 and all(isinstance(one, (int, float)) for one in row)
+def _is_vector(row: list[Any], length: int) -> bool:
+    return len(row) == length > 0 and all(isinstance(one, (int, float)) for one in row)
 
 
 class EmbedderShelf:
@@ -94,8 +94,12 @@ class EmbedderShelf:
         """Parts of these names are news; whether some embedder has changed."""
         changed = any(name.startswith((EMBEDDER_PREFIX, EMBEDDER_SECRETS_PREFIX)) for name in names)
         if changed:
-            self._made.clear()
+            self.forget_made()
         return changed
+
+    def forget_made(self) -> None:
+        """What has been made of the parts is out of date."""
+        self._made.clear()
 
     def find(self, name: str) -> dspy.Embedder:
         """Raises ``lm_not_configured``."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import dspy
+from dspy.utils.callback import BaseCallback
 
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import LMConfig
@@ -52,6 +53,16 @@ class Surroundings(Protocol):
         """Literal secrets, to be kept out of errors."""
 
 
+class LatestAnswer(BaseCallback):  # type: ignore[misc]
+    """``text``: what a model has answered last to the request that has this among its callbacks."""
+
+    text: str | None = None
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+        if isinstance(outputs, list) and outputs:
+            self.text = str(outputs[0])
+
+
 class Executor:
     """Belongs to one session."""
 
@@ -60,13 +71,16 @@ class Executor:
 
     # -- one -----------------------------------------------------------------------------------
 
-    def execute(self, program: Program, args: ExecuteProgramArgs) -> dict[str, Any]:
-        """The result of ``execute_program``. Raises whatever the program raises, and :class:`BridgeError`."""
+    def execute(
+        self, program: Program, args: ExecuteProgramArgs, callbacks: Sequence[BaseCallback] = ()
+    ) -> dict[str, Any]:
+        """The result of ``execute_program``. ``callbacks`` hear of this request alone. Raises whatever the
+        program raises, and :class:`BridgeError`."""
         inputs = program.signature.decode_inputs(args.inputs, strict=not args.lenient)
         wanted = None if isinstance(args.stream, bool) else args.stream
         if wanted is not None:
             self._check_fields(program, wanted)
-        callbacks = [StatusEvents(self._session.host)] if args.stream else []
+        callbacks = [*callbacks, *([StatusEvents(self._session.host)] if args.stream else [])]
         with self.scope(program, args.lm, {**args.options, **args.config}, callbacks):
             return self._run(program, inputs, bool(args.stream), wanted)
 

@@ -9,9 +9,10 @@ from typing import Any, Final
 from dspy_bridge import jsonlib
 from dspy_bridge.protocol.envelope import event_tail, host_call_tail
 from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.worker.state import State
 from session_supervisor.channel import Channel, ChannelClosed, NothingUnderWay
 from session_supervisor.frames import Kind
-from session_supervisor.snapshot import Parts, encode_parts
+from session_supervisor.snapshot import encode_parts
 
 DEFAULT_TIMEOUT_S: Final = 120.0
 
@@ -35,11 +36,13 @@ class Host:
         with self._channel.lease():
             yield
 
-    def keep(self, parts: Parts) -> None:
-        """Have the supervisor take over ``parts`` of the session now, whatever becomes of the request."""
-        serving = self._channel.under_way() if self._channel is not None else None
-        if self._channel is not None and serving is not None:
-            self._channel.send(Kind.CHECKPOINT, serving, encode_parts(parts))
+    def keep(self, state: State) -> None:
+        """Have the supervisor take over now what has changed, whatever becomes of the request. After its end
+        that waits for the next one's."""
+        channel = self._channel
+        serving = channel.under_way() if channel is not None else None
+        if channel is not None and serving is not None:
+            state.hand_over(lambda changed: channel.send(Kind.CHECKPOINT, serving, encode_parts(changed)))
 
     def ask(
         self,

@@ -180,12 +180,6 @@ def _calls() -> list[dict[str, Any]]:
     return calls
 
 
-def latest_call() -> dict[str, Any] | None:
-    """DSPy's entry of the latest model call of this interpreter."""
-    calls = _calls()
-    return calls[-1] if calls else None
-
-
 def _shown(value: Any, hidden: list[str]) -> Any:
     try:
         value = to_json(value)

@@ -64,6 +64,8 @@ class ProgramShelf:
         self._built: dict[str, Program] = {}
         self._types: dict[str, Any] | None = None
         self._changing = threading.Lock()
+        self._building = threading.Lock()
+        self._outdated = 0  # how often something built has been; what was begun before that is not kept
 
     def __contains__(self, program_id: str) -> bool:
         return PROGRAM_PREFIX + program_id in self._state
@@ -73,6 +75,7 @@ class ProgramShelf:
         program = self._built.get(program_id)
         if program is not None:
             return program
+        as_of = self._outdated
         part = self._state.get(PROGRAM_PREFIX + program_id)
         if part is None:
             message = f"session {self._session_id!r} has no program {program_id!r}"
@@ -81,7 +84,9 @@ class ProgramShelf:
         if spec.get("lm"):
             model = self._models.restore(program_id, spec["lm"], part["secret_fields"])
         program = build_program(program_id, spec, part["created_at"], model, self, part.get("state"))
-        self._built[program_id] = program
+        with self._building:
+            if self._outdated == as_of:
+                self._built[program_id] = program
         return program
 
     def named_model(self, name: str) -> dspy.BaseLM:
@@ -107,24 +112,31 @@ class ProgramShelf:
 
     def named_types(self) -> Mapping[str, Any]:
         """Types the session has given names, built now if need be."""
-        if self._types is None:
-            self._types = _build_types(self._state.get(TYPES) or {})
-        return self._types
+        types = self._types
+        if types is None:
+            as_of = self._outdated
+            types = _build_types(self._state.get(TYPES) or {})
+            with self._building:
+                if self._outdated == as_of:
+                    self._types = types
+        return types
 
     def forget_types(self) -> None:
         """What has been built of them is out of date."""
-        self._types = None
         self.forget_built()
+        self._types = None
 
     def models(self) -> list[Model]:
         """Those that programs have of their own, as far as they are built."""
-        return [program.model for program in self._built.values() if program.model is not None]
+        return [program.model for program in list(self._built.values()) if program.model is not None]
 
     def forget_built(self, program_id: str | None = None) -> None:
         """What has been built of this one (or of all) is out of date; so is whatever is made of others."""
-        for built_id, program in list(self._built.items()):
-            if program_id is None or built_id == program_id or PROGRAM_TYPES[program.program_type].of_others:
-                del self._built[built_id]
+        with self._building:
+            self._outdated += 1
+            for built_id, program in list(self._built.items()):
+                if program_id is None or built_id == program_id or PROGRAM_TYPES[program.program_type].of_others:
+                    del self._built[built_id]
 
     # -- keeping -------------------------------------------------------------------------------
 
@@ -213,7 +225,7 @@ class ProgramShelf:
     def checkpoint(self) -> None:
         """Have what has changed so far kept whatever becomes of the request. Called from any thread."""
         with self._changing:
-            self.host.keep(self._state.take_changes())
+            self.host.keep(self._state)
 
     # -- telling -------------------------------------------------------------------------------
 

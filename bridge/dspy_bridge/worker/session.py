@@ -26,9 +26,9 @@ from dspy_bridge.worker.adapter_shelf import AdapterShelf
 from dspy_bridge.worker.configured import Configured
 from dspy_bridge.worker.data import DataFolder
 from dspy_bridge.worker.embedders import EmbedderShelf
-from dspy_bridge.worker.execution import Executor
+from dspy_bridge.worker.execution import Executor, LatestAnswer
 from dspy_bridge.worker.host import Host
-from dspy_bridge.worker.learning import Learning, latest_call
+from dspy_bridge.worker.learning import Learning
 from dspy_bridge.worker.leased_calls import LeasedCalls
 from dspy_bridge.worker.model_shelf import ModelShelf
 from dspy_bridge.worker.program_shelf import ProgramShelf, named_program
@@ -96,19 +96,30 @@ class SessionRuntime:
         self.models.be_as_born(self._birth.get("lm"), missing)
         self.settings.apply(self.models.lm)
 
+    def _start_over(self) -> None:
+        """Nothing of the parts holds any more: the session is its birth."""
+        self.programs.forget_types()
+        self.embedders.forget_made()
+        self.settings.reset_dspy()
+        self._be_as_born()
+
     def load(self, parts: Mapping[str, bytes | None]) -> None:
         """Take over news of the snapshot."""
         self.state.load(parts)
-        for name in parts:
+        news = set(parts)
+        if snapshot_parts.RESET in news:
+            self._start_over()
+            news |= set(self.state)
+        for name in news:
             if name.startswith(snapshot_parts.PROGRAM_PREFIX):
                 self.programs.forget_built(name[len(snapshot_parts.PROGRAM_PREFIX) :])
-        if snapshot_parts.TYPES in parts:
+        if snapshot_parts.TYPES in news:
             self.programs.forget_types()
-        if snapshot_parts.SETTINGS in parts:
-            self.settings.restore(self.state.get(snapshot_parts.SETTINGS) or {})
+        if snapshot_parts.SETTINGS in self.state and snapshot_parts.SETTINGS in news:
+            self.settings.restore(self.state.get(snapshot_parts.SETTINGS))
             self.settings.apply(self.models.lm)
-        self.embedders.load(parts)
-        if self.models.load(parts):
+        self.embedders.load(news)
+        if self.models.load(news):
             self.programs.forget_built()
 
     def secrets(self) -> list[str]:
@@ -167,11 +178,8 @@ class SessionRuntime:
         return {**made, "type": "gemini", "model_name": args.model}
 
     def _execute_gemini_program(self, args: session_commands.ExecuteProgramArgs) -> dict[str, Any]:
-        before = latest_call()
-        executed = self._execute_program(args)
-        call = latest_call()
-        asked = call is not None and call is not before
-        return {**executed, "raw_response": str(call["outputs"][0]) if asked and call else None}
+        program, latest = self.programs.program(named_program(args)), LatestAnswer()
+        return {**self._executor.execute(program, args, [latest]), "raw_response": latest.text}
 
     def _execute_batch(self, args: session_commands.ExecuteBatchArgs) -> dict[str, Any]:
         return self._executor.batch(self.programs.program(args.program_id), args)
@@ -214,9 +222,8 @@ class SessionRuntime:
         cleared = len(snapshot_parts.program_ids(self.state))
         for name in list(self.state):
             self.state.put(name, None)
-        self.programs.forget_types()
-        self.settings.reset_dspy()
-        self._be_as_born()
+        self.state.put(snapshot_parts.RESET, None)
+        self._start_over()
         return {"status": "reset", "cleared_programs": cleared, "programs_cleared": cleared}
 
     def _probe_isolation(self, args: session_commands.ProbeArgs) -> dict[str, Any]:

@@ -66,8 +66,9 @@ class Settings:
     def restore(self, values: Mapping[str, Any]) -> None:
         """Be exactly ``values``, as another worker's :class:`Settings` was; perhaps under another daemon,
         which may have no shared cache."""
+        gone = {"cache": None} if "cache" in self.values else {}
         self.values = {}
-        self._take(values)
+        self._take({**gone, **values})
 
     def adapter(self, given: Any) -> dspy.Adapter:
         """A new adapter of the session. Raises ``invalid_args``."""
@@ -80,7 +81,9 @@ class Settings:
     def apply(self, lm: dspy.BaseLM | None) -> None:
         """Tell DSPy, from the main thread: it lets no other one configure it."""
         effective = self.effective()
-        passed = {name: value for name, value in effective.items() if name not in _NOT_DSPYS}
+        dspys = sys.modules["dspy.dsp.utils.settings"].DEFAULT_CONFIG
+        known = {name: copy.deepcopy(dspys[name]) for name in SettingsArgs.model_fields.keys() & dspys.keys()}
+        passed = {name: value for name, value in {**known, **effective}.items() if name not in _NOT_DSPYS}
         dspy.configure(lm=lm, adapter=self.adapter(effective["adapter"]), **passed)
 
     def split_request(self, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -98,10 +101,13 @@ class Settings:
         return settings, options
 
     def reset_dspy(self) -> None:
-        """Put DSPy's settings, history and cache back as they were in a fresh interpreter."""
+        """Put DSPy's settings, history and cache back as they were in a fresh interpreter. Threads that look
+        up a setting meanwhile find one."""
         module = sys.modules["dspy.dsp.utils.settings"]
-        module.main_thread_config.clear()
-        module.main_thread_config.update(copy.deepcopy(module.DEFAULT_CONFIG))
+        config = module.main_thread_config
+        config.update(copy.deepcopy(module.DEFAULT_CONFIG))
+        for name in config.keys() - module.DEFAULT_CONFIG.keys():
+            del config[name]
         sys.modules["dspy.clients.base_lm"].GLOBAL_HISTORY.clear()
         use_cache(True)
 

@@ -1,17 +1,19 @@
 """A session's state as its interpreter holds it: the snapshot's parts, and what a request changes of them.
 
 There are two ways to change it, :meth:`State.put` and :meth:`State.count`, and both note the change, so
-that what the supervisor keeps and what this interpreter knows cannot drift apart.
+that what the supervisor keeps and what this interpreter knows cannot drift apart. Changes leave by
+:meth:`State.hand_over` alone, whichever request made them.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dspy_bridge import jsonlib
 from dspy_bridge.protocol.snapshot_parts import add_tally
+from session_supervisor.snapshot import TALLY_PREFIX
 
 
 class State:
@@ -20,6 +22,7 @@ class State:
     def __init__(self) -> None:
         self._changed: dict[str, bytes | None] = {}
         self._lock = threading.Lock()
+        self._leaving = threading.Lock()
         self._parts: dict[str, bytes] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -28,11 +31,13 @@ class State:
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._parts))
 
-    def take_changes(self) -> dict[str, bytes | None]:
-        """What has changed since this was last asked."""
-        with self._lock:
-            changed, self._changed = self._changed, {}
-            return changed
+    def hand_over(self, send: Callable[[dict[str, bytes | None]], None]) -> None:
+        """``send`` what has changed since this was last done, perhaps nothing. Changes leave in the order in
+        which they were made, whatever threads hand them over."""
+        with self._leaving:
+            with self._lock:
+                changed, self._changed = self._changed, {}
+            send(changed)
 
     def get(self, name: str) -> Any:
         """The part's value; None if there is none."""
@@ -59,10 +64,15 @@ class State:
                 held[name] = share if before is None else add_tally(before, share)
 
     def load(self, parts: Mapping[str, bytes | None]) -> None:
-        """Take over news of the snapshot: nothing the supervisor has to be told."""
+        """Take over news of the snapshot: nothing the supervisor has to be told. What has not been handed over
+        yet is newer."""
         with self._lock:
             for name, value in parts.items():
-                if value is None:
+                if name in self._changed:
+                    share = self._changed[name]
+                    if name.startswith(TALLY_PREFIX) and share is not None:
+                        self._parts[name] = share if value is None else add_tally(value, share)
+                elif value is None:
                     self._parts.pop(name, None)
                 else:
                     self._parts[name] = value

@@ -10,6 +10,7 @@ making (it then reports what they protect), and changes deep inside a value.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import threading
 import traceback
@@ -44,6 +45,7 @@ class _Running:
 
     method: str
     thread: str
+    ident: int
     touched: dict[str, _Access] = field(default_factory=dict)
     met: list[_Running] = field(default_factory=list)
 
@@ -97,25 +99,37 @@ class ThreadSafetyChecker:
                 result = method(adapter, *args, **kwargs)
             finally:
                 found = self._leave(running)
-            if found and self.strict_mode:
-                raise BridgeError("tool_error", found[0]["message"], details={"thread_safety": found})
+            self._judge(found)
             return result
 
-        return watched
+        @functools.wraps(method)
+        def watched_to_its_last_item(adapter: Any, *args: Any, **kwargs: Any) -> Any:
+            running = self._enter(name, declared)
+            try:
+                result = yield from method(adapter, *args, **kwargs)
+            finally:
+                found = self._leave(running)
+            self._judge(found)
+            return result
+
+        return watched_to_its_last_item if inspect.isgeneratorfunction(method) else watched
 
     # -- observing -----------------------------------------------------------------------------
 
-    def _enter(self, method: str, declared: bool) -> _Running:
-        running = _Running(method, threading.current_thread().name)
+    def _enter(self, method: str, declared: bool) -> _Running | None:
+        """None: it is part of the call of another tool, and watched as that."""
+        running = _Running(method, threading.current_thread().name, threading.get_ident())
         with self._lock:
             self._calls[method] = self._calls.get(method, 0) + 1
             self._threads.add(running.thread)
+            if running.ident in self._running:
+                return None
             for other in self._running.values():
                 other.met.append(running)
                 running.met.append(other)
             if running.met and not declared:
                 self._undeclared(running)
-            self._running[threading.get_ident()] = running
+            self._running[running.ident] = running
         return running
 
     def _touch(self, adapter: Any, name: str, value: Any, *, write: bool) -> None:
@@ -132,12 +146,18 @@ class ThreadSafetyChecker:
         elif write and not known.write:
             known.write = True
 
-    def _leave(self, running: _Running) -> list[dict[str, Any]]:
+    def _leave(self, running: _Running | None) -> list[dict[str, Any]]:
+        if running is None:
+            return []
         with self._lock:
-            self._running.pop(threading.get_ident(), None)
+            self._running.pop(running.ident, None)
             for access in running.touched.values():
                 access.write = access.write or _changed(access)
             return [found for other in running.met for found in self._compare(running, other)]
+
+    def _judge(self, found: list[dict[str, Any]]) -> None:
+        if found and self.strict_mode:
+            raise BridgeError("tool_error", found[0]["message"], details={"thread_safety": found})
 
     def _compare(self, one: _Running, other: _Running) -> list[dict[str, Any]]:
         found = []

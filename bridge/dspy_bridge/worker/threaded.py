@@ -7,21 +7,25 @@ itself, alone: the supervisor sees to that, and DSPy lets no other thread be con
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import ctypes
 import io
 import logging
+import os
 import queue
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import dspy
 
+from dspy_bridge.protocol.envelope import Call
 from session_supervisor.channel import Channel
-from session_supervisor.frames import Kind
+from session_supervisor.frames import Kind, pack
 from session_supervisor.hygiene import Interrupted
 from session_supervisor.os_facts import gil_enabled
 
@@ -41,15 +45,23 @@ def under_way() -> int | None:
 
 
 class Threads:
-    """``answer(number, body)`` serves one request and gives the frames of its reply."""
+    """``answer(number, call)`` serves one request and gives the frames that end it; ``reply(number, ending)``
+    sends them, with whatever goes before."""
 
-    def __init__(self, count: int, channel: Channel, answer: Callable[[int, bytes], bytes]) -> None:
+    def __init__(
+        self,
+        count: int,
+        channel: Channel,
+        answer: Callable[[int, Call], bytes],
+        reply: Callable[[int, bytes], None],
+    ) -> None:
         self._channel = channel
         self._answer = answer
-        self._waiting: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
+        self._reply = reply
+        self._waiting: queue.SimpleQueue[tuple[int, Call]] = queue.SimpleQueue()
         self._changing = threading.Lock()
-        self._serving: dict[int, int] = {}  # number of each request to the thread that serves it
-        self._cancelled: set[int] = set()
+        # Number of each request to the thread that serves it; None: it still waits for one.
+        self._serving: dict[int, int | None] = {}
         self._count = count
         self._warned = False
         channel.under_way = under_way
@@ -59,18 +71,29 @@ class Threads:
         for index in range(count):
             threading.Thread(target=self._work, name=f"session-thread-{index + 1}", daemon=True).start()
 
-    def serve(self, number: int, body: bytes) -> None:
+    def serve(self, number: int, call: Call) -> None:
         """Have a thread serve it."""
-        self._waiting.put((number, body))
+        with self._changing:
+            self._serving[number] = None
+        self._waiting.put((number, call))
 
-    def serve_here(self, number: int, body: bytes) -> None:
+    def serve_here(self, number: int, call: Call) -> None:
         """Serve it in this thread, now."""
         _NUMBER.set(number)
         try:
-            self._channel.send_many(self._answer(number, body))
-            _flush()
+            self._reply(number, self._answer(number, call))
         finally:
             _NUMBER.set(None)
+
+    def cancel(self, number: int) -> None:
+        """Interrupt the thread that serves it, at its next step in Python; one that waits never begins."""
+        with self._changing:
+            thread = self._serving.get(number)
+            if thread is not None:
+                _raise_in(thread, Interrupted)
+            else:
+                self._serving.pop(number, None)
+        self._channel.wake()
 
     def _look_at_load(self, wall: float, used: float, overlaps: int) -> None:
         """Say so, once, if requests that overlap do nothing but compute, one after another."""
@@ -83,55 +106,47 @@ class Threads:
                 *(overlaps, self._count, self._count),
             )
 
-    def cancel(self, number: int) -> None:
-        """Interrupt the thread that serves it, at its next step in Python; one that waits never begins."""
-        with self._changing:
-            thread = self._serving.get(number)
-            if thread is None:
-                self._cancelled.add(number)
-            else:
-                _raise_in(thread, Interrupted)
-
     def _work(self) -> None:
-        while True:
-            number, body = self._waiting.get()
-            try:
-                self._serve_one(number, body)
-            except Interrupted:
-                # It came after the answer was made: whoever asked for it no longer waits.
-                with self._changing:
-                    self._serving.pop(number, None)
+        try:
+            while True:
+                self._serve_one(*self._waiting.get())
+        except BaseException:  # noqa: BLE001 - as with one thread: an interpreter that fails itself ends
+            with contextlib.suppress(OSError):
+                os.write(2, traceback.format_exc().encode(errors="backslashreplace"))
+            os._exit(1)
 
-    def _serve_one(self, number: int, body: bytes) -> None:
+    def _serve_one(self, number: int, call: Call) -> None:
         context = contextvars.copy_context()
         context.run(_NUMBER.set, number)
-        with self._changing:
-            if number in self._cancelled:
-                self._cancelled.discard(number)
-                self._channel.send(Kind.REPLY, number)
-                return
-            self._serving[number] = threading.get_ident()
-            overlaps = len(self._serving)
-        began, used = time.monotonic(), time.thread_time()
+        ending = pack(Kind.REPLY, number)  # of a request that is interrupted: nobody waits for what it says
         try:
-            frames = context.run(self._answer, number, body)
-            context.run(self._look_at_load, time.monotonic() - began, time.thread_time() - used, overlaps)
-        finally:
-            with self._changing:
-                self._serving.pop(number, None)
-            for _ in range(100):  # an interrupt set just before arrives here, not in the next request
-                pass
-        context.run(_flush)
-        self._channel.send_many(frames)
+            try:
+                with self._changing:
+                    begins = number in self._serving
+                    if begins:
+                        self._serving[number] = threading.get_ident()
+                    overlaps = sum(thread is not None for thread in self._serving.values())
+                if begins:
+                    began, used = time.monotonic(), time.thread_time()
+                    ending = context.run(self._answer, number, call)
+                    context.run(self._look_at_load, time.monotonic() - began, time.thread_time() - used, overlaps)
+            finally:
+                self._served(number)
+        except Interrupted:
+            # It came before the program began or after it had ended, and comes only once.
+            self._served(number)
+        context.run(self._reply, number, ending)
+
+    def _served(self, number: int) -> None:
+        """No interrupt can come any more; one that is on its way arrives here, not in the next request."""
+        with self._changing:
+            self._serving.pop(number, None)
+        for _ in range(100):
+            pass
 
 
 def _raise_in(thread: int, exception: type[BaseException]) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exception))
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
 
 
 class _Output(io.TextIOBase):

@@ -1,0 +1,184 @@
+"""Requests in threads, their state and their interrupts, piece by piece."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from dspy_bridge.adapter import ThreadSafeAdapter
+from dspy_bridge.protocol.envelope import Call
+from dspy_bridge.worker.state import State
+from dspy_bridge.worker.threaded import Threads
+from session_supervisor.channel import Channel
+from session_supervisor.frames import FrameReader, Kind, pack
+from session_supervisor.hygiene import Interrupted
+
+BOUND = 10.0
+TALLY = "+program:p"
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(BOUND)
+    with ours, theirs:
+        yield Channel(ours), theirs
+
+
+def interrupt(thread: threading.Thread) -> None:
+    assert thread.ident is not None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted))
+
+
+def begun(work: Callable[[], object]) -> threading.Thread:
+    """A thread that may be interrupted."""
+
+    def run() -> None:
+        with contextlib.suppress(Interrupted):
+            work()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def ended(thread: threading.Thread) -> bool:
+    thread.join(BOUND)
+    return not thread.is_alive()
+
+
+def after(thread: threading.Thread, work: Callable[[], object]) -> threading.Thread:
+    """A thread that works when that one has ended. It exists already, and so cannot be taken for that one."""
+
+    def run() -> None:
+        assert ended(thread)
+        work()
+
+    return begun(run)
+
+
+# -- state -----------------------------------------------------------------------------------------
+
+
+def test_changes_leave_in_the_order_they_were_made_whoever_hands_them_over() -> None:
+    state, sent = State(), queue.SimpleQueue[dict[str, Any]]()
+    sending, go_on = threading.Event(), threading.Event()
+
+    def slowly(changed: dict[str, bytes | None]) -> None:
+        sending.set()
+        assert go_on.wait(BOUND)
+        sent.put(changed)
+
+    state.put("a", 1)
+    first = begun(lambda: state.hand_over(slowly))
+    assert sending.wait(BOUND)
+    state.put("a", 2)
+    second = begun(lambda: state.hand_over(sent.put))
+    second.join(0.1)
+    assert sent.empty()
+    go_on.set()
+    assert ended(first)
+    assert ended(second)
+    assert [sent.get_nowait(), sent.get_nowait()] == [{"a": b"1"}, {"a": b"2"}]
+
+
+def test_news_do_not_overwrite_what_has_not_been_handed_over() -> None:
+    state, sent = State(), []
+    state.load({"a": b"0", TALLY: b'[1,"2026",{}]'})
+    state.put("a", 1)
+    state.count(TALLY, [1, "2027", {}])
+    state.load({"a": b"5", "b": b"6", TALLY: b'[4,"2026",{}]'})
+    assert (state.get("a"), state.get("b"), state.get(TALLY)) == (1, 6, [5, "2027", {}])
+    state.hand_over(sent.append)
+    assert sent == [{"a": b"1", TALLY: b'[1,"2027",{}]'}]
+    state.load({"a": b"7", TALLY: b'[9,"2027",{}]'})
+    assert (state.get("a"), state.get(TALLY)) == (7, [9, "2027", {}])
+
+
+# -- interrupts ------------------------------------------------------------------------------------
+
+
+def frames(end: socket.socket, count: int) -> list[tuple[Kind, int, bytes]]:
+    reader, found = FrameReader(), []
+    while len(found) < count:
+        found += reader.feed(end.recv(1 << 16))
+    return found
+
+
+@pytest.mark.parametrize("when", ["before the answer", "after the answer"])
+def test_every_request_gets_its_terminal_frame_whenever_it_is_interrupted(
+    ends: tuple[Channel, socket.socket], when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, other = ends
+
+    def answer(number: int, call: Call) -> bytes:
+        if number == 1 and when == "before the answer":
+            raise Interrupted
+        return pack(Kind.REPLY, number, b"done")
+
+    first_time = iter([True])
+
+    def interrupted(*_: object) -> None:
+        if when == "after the answer" and next(first_time, False):
+            raise Interrupted
+
+    monkeypatch.setattr(Threads, "_look_at_load", interrupted)
+    for name in ("stdout", "stderr"):  # Threads puts its own in their place
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    threads = Threads(1, channel, answer, lambda _, ending: channel.send_many(ending))
+    call = Call(1, "ping", {}, "s", False, None, False)
+    threads.serve(1, call)
+    threads.serve(2, call)
+    first, second = frames(other, 2)
+    assert first == (Kind.REPLY, 1, b"" if when == "before the answer" else b"done")
+    assert second == (Kind.REPLY, 2, b"done")
+
+
+def test_an_interrupt_of_a_thread_that_waits_for_the_channel_leaves_it_to_others(
+    ends: tuple[Channel, socket.socket],
+) -> None:
+    channel, _ = ends
+    inside, go_on = threading.Event(), threading.Event()
+
+    def under_way() -> int:
+        inside.set()
+        assert go_on.wait(BOUND)
+        return 1
+
+    def ask() -> None:
+        with channel.call(b""):
+            pass
+
+    channel.under_way = under_way
+    holder = begun(ask)
+    assert inside.wait(BOUND)
+    waiter = begun(ask)
+    waiter.join(0.1)
+    following = after(waiter, ask)
+    interrupt(waiter)
+    go_on.set()
+    assert ended(holder)
+    assert ended(following)
+
+
+def test_an_interrupt_of_a_thread_that_waits_for_an_adapters_lock_leaves_it_to_others() -> None:
+    adapter = ThreadSafeAdapter()
+
+    def use() -> None:
+        with adapter.acquire_lock():
+            pass
+
+    with adapter.acquire_lock():
+        waiter = begun(use)
+        waiter.join(0.1)
+        following = after(waiter, use)
+        interrupt(waiter)
+    assert ended(following)
