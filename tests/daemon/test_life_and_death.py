@@ -94,7 +94,7 @@ def test_every_orderly_end_is_bounded_and_exits_0(how: str, busy: bool) -> None:
         assert time.monotonic() - began < 5
         if busy:
             ends = [frame for frame in frames if frame.get("id") == "slow" and "success" in frame]
-                assert [frame["error"]["code"] for frame in ends] == ["shutting_down"]
+            assert [frame["error"]["code"] for frame in ends] == ["shutting_down"]
 
 
 def test_work_that_ends_within_the_bound_is_answered_at_shutdown() -> None:
