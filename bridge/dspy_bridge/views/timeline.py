@@ -38,11 +38,11 @@ def timeline(facts: Facts, sessions: Names, commands: Names, outcomes: Names) ->
     drawable = [request for request in facts.requests if request.pid is None or request.pid in rows]
     drawn = drawable
     if len(drawable) > _REQUESTS:
-        told = f"{words.count(_REQUESTS)} of {words.count(len(facts.requests))} requests"
-        notes.append(
-            f"The timeline shows {told}: those that failed, then the longest. All figures count every request."
-        )
         drawn = heapq.nlargest(_REQUESTS, drawable, key=lambda request: (request.failed, request.took))
+    if len(drawn) < len(facts.requests):
+        told = f"{words.count(len(drawn))} of {words.count(len(facts.requests))} requests"
+        which = "of the workers it shows those that failed, then the longest"
+        notes.append(f"The timeline shows {told}: {which}. All figures count every request.")
     calls: dict[int, list[float]] = {}
     for call in facts.lm_calls:
         if call.number is not None:
