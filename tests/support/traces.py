@@ -73,17 +73,11 @@ class TraceBuilder:
     def lm(self, pid: int, number: int, at: float, took: float, model: str = "scripted", **args: Any) -> None:
         self._span(model, pid, at, at + took, cat="lm", args={"number": number, **args})
 
-    def mark(self, name: str, pid: int, at: float, session: str) -> None:
-        self._add("i", name, pid, at, cat="session", s="p", args={"session": session})
+    def mark(self, name: str, pid: int | None, at: float, session: str) -> None:
+        self._add("i", name, DAEMON if pid is None else pid, at, cat="session", s="p", args={"session": session})
 
     def memory(self, pid: int, at: float, mebibytes: float) -> None:
         self._add("C", "memory", pid, at, args={"MiB": mebibytes})
-
-    def workers(self, at: float, live: int, spare: int) -> None:
-        self._add("C", "workers", DAEMON, at, args={"live": live, "spare": spare})
-
-    def waiting(self, at: float, requests: int) -> None:
-        self._add("C", "waiting", DAEMON, at, args={"requests": requests})
 
     def document(self) -> dict[str, Any]:
         """As ``get_trace`` answers it."""
@@ -113,10 +107,8 @@ def a_life(sessions: tuple[str, ...] = ("alice", "bob", "carol")) -> TraceBuilde
     trace.request(None, three, 750, 5, outcome="overloaded")
     trace.mark("crashed", 201, 900, one)
     trace.mark("recycled", 202, 1_200, two)
-    trace.mark("hibernated", 203, 700, three)
+    trace.mark("hibernated", None, 700, three)
     for number in range(20):
         trace.memory(201 if number < 9 else 204, number * 100 + 5, 9 + number / 4)
         trace.memory(202 if number < 12 else 205, number * 100 + 6, 12 + number)
-        trace.waiting(number * 100, number % 4)
-        trace.workers(number * 100, min(number, 3), 2)
     return trace

@@ -157,6 +157,33 @@ def test_memory_falls_to_nothing_only_while_no_worker_is_there() -> None:
     assert figures.memory_by_session(held) == {"s": [(1.0, 5.0), (2.0, 12.0), (3.0, 13.0)]}
 
 
+def test_waits_are_drawn_as_they_were_at_once() -> None:
+    trace = TraceBuilder()
+    trace.request(1, "s", 100, 10, queued=50)
+    trace.request(1, "s", 120, 10, queued=60)
+    trace.request(1, "s", 130, 10, queued=0.5)  # on its way, and not in a queue
+    trace.request(None, "s", 70, 40, outcome="timeout")  # waited for nothing
+    begin = 50
+    waiting = [(at + begin, count) for at, count in figures.waiting(gather(from_document(trace.document())))]
+    assert waiting == [(50, 1), (60, 2), (70, 3), (100, 2), (110, 1), (120, 0)]
+
+
+def test_a_mark_without_a_worker_belongs_to_the_one_of_its_session_that_ended_then() -> None:
+    trace = TraceBuilder()
+    for pid, until in ((1, 200), (2, 400), (3, 600)):
+        trace.worker(pid, "s", until - 100, until)
+    trace.worker(4, "other", 100, 401)
+    trace.mark("hibernated", None, 401, "s")
+    trace.mark("hibernated", None, 10, "nobody's")
+    rows, _ = timeline(gather(from_document(trace.document())), Names(), Names(), Names())
+    assert {row["pid"]: len(row["marks"]) for row in rows} == {1: 0, 2: 1, 3: 0, 4: 0}
+
+
+def test_rows_of_one_session_are_beside_each_other() -> None:
+    rows, _ = timeline(life(), Names(), Names(), Names())
+    assert [row["pid"] for row in rows] == [201, 204, 202, 205, 203, None]
+
+
 def test_a_thinned_series_keeps_its_heights() -> None:
     series = [(float(number), 100.0 if number == 777 else 1.0) for number in range(10_000)]
     thin, left_out = figures.thinned(series, 10_000.0)

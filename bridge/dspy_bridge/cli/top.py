@@ -24,7 +24,8 @@ _REDRAWS_PER_S: Final = 4
 """So soon a terminal of a new size is filled."""
 
 
-def _sample(client: Client, timeout: float) -> Sample:
+def sampled(client: Client, timeout: float) -> Sample:
+    """What the daemon says now. Raises :class:`TransportError`."""
     from dspy_bridge.views.top import Sample
 
     asked = [client.start(name) for name in ("get_stats", "health", "list_sessions")]
@@ -39,7 +40,7 @@ def _frames(client: Client, sort: str, interval: float, timeout: float) -> Itera
     history: collections.deque[Point] = collections.deque(maxlen=_KEPT)
     previous: Sample | None = None
     while True:
-        sample = _sample(client, timeout)
+        sample = sampled(client, timeout)
         history.append(point(sample, previous))
         yield Frame(sample, previous, tuple(history), sort)
         previous = sample
@@ -51,7 +52,7 @@ def _print_once(client: Client, sort: str, timeout: float) -> None:
 
     from dspy_bridge.views.top import Frame
 
-    frame = Frame(_sample(client, timeout), sort=sort, all_rows=True)
+    frame = Frame(sampled(client, timeout), sort=sort, all_rows=True)
     console = Console(color_system=None, force_terminal=False, highlight=False)
     if not sys.stdout.isatty() and console.width == 80:
         console.width = _PLAIN_WIDTH

@@ -58,9 +58,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A moment in a session's life, at the worker it concerns."""
+    """A moment in a session's life; ``pid``: the worker it concerns, where the trace says so."""
 
-    pid: int
+    pid: int | None
     at: float
     kind: str
     session: str
@@ -89,8 +89,6 @@ class Facts:
     requests: list[Request] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     lm_calls: list[LMCall] = field(default_factory=list)
-    live: Series = field(default_factory=list)
-    waiting: Series = field(default_factory=list)
     memory: dict[int, Series] = field(default_factory=dict)
 
 
@@ -153,6 +151,9 @@ class _Reader:
     def _pid(event: Event) -> int:
         return int(event.get("pid", 0))
 
+    def _worker(self, event: Event) -> int | None:
+        return None if self._pid(event) == self._daemon else self._pid(event)
+
     def _stage(self, event: Event, args: Event) -> None:
         session, end = _text(args.get("session")) or None, _text(args.get("end")) or None
         name, running = _text(event.get("name")), args.get("running") is True
@@ -163,7 +164,7 @@ class _Reader:
     def _request(self, event: Event, args: Event) -> None:
         self.facts.requests.append(
             Request(
-                pid=None if self._pid(event) == self._daemon else self._pid(event),
+                pid=self._worker(event),
                 at=self._at(event),
                 took=self._took(event),
                 lane=max(1, int(event.get("tid", 1))),
@@ -178,7 +179,7 @@ class _Reader:
     def _mark(self, event: Event, args: Event) -> None:
         if event.get("name") in MARKS:
             session = _text(args.get("session"))
-            self.facts.marks.append(Mark(self._pid(event), self._at(event), event["name"], session))
+            self.facts.marks.append(Mark(self._worker(event), self._at(event), event["name"], session))
 
     def _lm_call(self, event: Event, args: Event) -> None:
         self.facts.lm_calls.append(
@@ -194,11 +195,6 @@ class _Reader:
         )
 
     def _counter(self, event: Event, args: Event) -> None:
-        at = self._at(event)
-        match event.get("name"):
-            case "workers":
-                self.facts.live.append((at, _number(args.get("live"))))
-            case "waiting":
-                self.facts.waiting.append((at, _number(args.get("requests"))))
-            case "memory":
-                self.facts.memory.setdefault(self._pid(event), []).append((at, _number(args.get("MiB"))))
+        if event.get("name") == "memory":
+            held = (self._at(event), _number(args.get("MiB")))
+            self.facts.memory.setdefault(self._pid(event), []).append(held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import collections
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ _STEPS: Final = (1, 1.5, 2, 3, 5, 7)
 _EDGES: Final = [step * 10**power for power in range(-2, 7) for step in _STEPS]
 """Of the histogram's bars, in milliseconds: as wide as each other on a logarithmic scale."""
 _POINTS: Final = 500
+A_WAIT_MS: Final = 1.0
+"""What is shorter is not drawn as a wait."""
 
 
 def percentile(ordered: Sequence[float], share: int) -> float | None:
@@ -117,6 +120,22 @@ def histogram(facts: Facts) -> list[list[float]]:
     return [[edges[number], edges[number + 1], *bars[number]] for number in range(used[0], used[-1] + 1)]
 
 
+def at_once(spans: Iterable[tuple[float, float]]) -> Series:
+    """How many of these (from, to) there are at each moment there is a change."""
+    changes: collections.Counter[float] = collections.Counter()
+    for begin, end in spans:
+        changes[begin] += 1
+        changes[end] -= 1
+    moments = sorted(changes)
+    return list(zip(moments, itertools.accumulate(changes[at] for at in moments), strict=True))
+
+
+def waiting(facts: Facts) -> Series:
+    """Requests that waited for an interpreter for some time, and not just on their way."""
+    waits = ((one.at - one.queued, one.at) if one.pid else (one.at, one.at + one.took) for one in facts.requests)
+    return at_once((begin, end) for begin, end in waits if end - begin >= A_WAIT_MS)
+
+
 def memory_by_session(facts: Facts) -> dict[str, Series]:
     """MiB that a session's workers held together, after each change."""
     stages: dict[str, list[Stage]] = {}
@@ -178,7 +197,8 @@ def summary(facts: Facts, memory: Mapping[str, Series]) -> list[list[str]]:
     tokens = sum(call.input_tokens + call.output_tokens for call in facts.lm_calls)
     peak = max((value for series in memory.values() for _, value in series), default=None)
     started = words.count(len({stage.pid for stage in facts.stages}))
-    most = words.count(max((value for _, value in facts.live), default=None))
+    lives = at_once((stage.at, stage.at + stage.took) for stage in facts.stages if stage.session is not None)
+    most = words.count(max((value for _, value in lives), default=0))
     cards = [
         ["Requests", words.count(len(took)), f"{rate} per second over {words.duration(seconds)}"],
         ["Failed", words.count(failed), f"{failed / len(took):.1%} of all" if took else ""],
@@ -189,7 +209,7 @@ def summary(facts: Facts, memory: Mapping[str, Series]) -> list[list[str]]:
             f"99 of 100: {words.milliseconds(percentile(waited, 99))}",
         ],
         ["Sessions", words.count(len(served)), words.plural(marks["hibernated"], "hibernation")],
-        ["Workers", started, f"at most {most} live at once"],
+        ["Workers", started, f"at most {most} at once"],
         ["Crashes", words.count(marks["crashed"]), words.plural(marks["recycled"], "recycle")],
     ]
     if facts.lm_calls:

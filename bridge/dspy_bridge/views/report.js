@@ -482,9 +482,10 @@ function legend() {
 
 function drawCharts() {
   histogram();
-  overTime("waiting", [{ name: "", session: 0, points: data.waiting }], (value) => plural(value, "request"), "Requests that wait, over time", "None has ever waited.");
+  overTime("waiting", [{ name: "", session: 0, points: data.waiting }], (value) => plural(value, "request"), "Requests that wait, over time", "None has waited.");
   const held = data.memory.map(({ session, points }) => ({ name: data.sessions[session], session, points }));
-  overTime("memory", held, mebibytes, "Memory of sessions over time", "The trace holds no figures of memory.");
+  const moving = held.some(({ points }) => points.length > 1) ? held : [];
+  overTime("memory", moving, mebibytes, "Memory of sessions over time", "Only a trace file has memory over time; the latest figures are in the table of sessions.");
 }
 
 function drawAll() {

@@ -45,10 +45,13 @@ def _data(
     rows, notes = timeline(facts, numbers, commands, outcomes)
     if trace.cut:
         notes.append("The trace ends in the middle, as after a kill of its daemon; what follows was not recorded.")
+    if stats is not None and stats["requests"]["total"] > len(facts.requests):
+        told = f"{words.count(len(facts.requests))} of {words.count(stats['requests']['total'])} requests"
+        notes.append(f"A daemon keeps its latest records only: here are {told}. A trace file has them all.")
     table = figures.sessions(facts, memory)
     if len(table) > _SESSIONS:
         notes.append(f"The table of sessions has the {_SESSIONS} with the most requests, of {words.count(len(table))}.")
-    waiting, thinner = figures.thinned(facts.waiting, facts.span)
+    waiting, thinner = figures.thinned(figures.waiting(facts), facts.span)
     series, thinner_too = _memory_series(memory, facts, numbers)
     if thinner or thinner_too:
         notes.append("Charts over time show the highest value of each of 500 stretches.")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import heapq
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from dspy_bridge.views import words
-from dspy_bridge.views.facts import Facts, Request
+from dspy_bridge.views.facts import Facts, Mark, Request, Stage
 
 _WORKERS: Final = 1_000
 _REQUESTS: Final = 40_000
@@ -26,7 +28,7 @@ class Names:
 
 
 def timeline(facts: Facts, sessions: Names, commands: Names, outcomes: Names) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows by their beginning, that of requests without a worker last; and what was left out, in words."""
+    """Rows, those of one session beside each other, that of requests without a worker last; and what was left out."""
     notes = []
     rows = _rows(facts, sessions)
     if len(rows) > _WORKERS:
@@ -53,7 +55,10 @@ def timeline(facts: Facts, sessions: Names, commands: Names, outcomes: Names) ->
         told_request = _request(request, sessions, commands, outcomes, made)
         (homeless if request.pid is None else rows[request.pid]["requests"]).append(told_request)
 
-    ordered = sorted(rows.values(), key=lambda row: row["at"])
+    first: dict[int | None, float] = {}
+    for row in sorted(rows.values(), key=lambda row: row["at"]):
+        first.setdefault(_session(row), row["at"])
+    ordered = sorted(rows.values(), key=lambda row: (first[_session(row)], row["at"]))
     if homeless:
         ordered.append({"pid": None, "at": 0, "served": len(homeless), "stages": [], "marks": [], "requests": homeless})
     return ordered, notes
@@ -68,10 +73,36 @@ def _rows(facts: Facts, sessions: Names) -> dict[int, dict[str, Any]]:
     for request in facts.requests:
         if request.pid is not None:
             rows.setdefault(request.pid, _row(request.pid, request.at))["served"] += 1
+    ends = _Ends(facts.stages)
     for mark in facts.marks:
-        row = rows.setdefault(mark.pid, _row(mark.pid, mark.at))
+        pid = mark.pid if mark.pid is not None else ends.nearest(mark)
+        if pid is None:
+            continue
+        row = rows.setdefault(pid, _row(pid, mark.at))
         row["marks"].append([_ms(mark.at), mark.kind, sessions.number(mark.session)])
     return rows
+
+
+def _session(row: Mapping[str, Any]) -> int | None:
+    """The session a row is of; None for a worker that never had one."""
+    return next((stage[3] for stage in row["stages"] if stage[3] is not None), None)
+
+
+class _Ends:
+    """When workers of each session ended, for marks of which the trace does not say where they belong."""
+
+    def __init__(self, stages: Iterable[Stage]) -> None:
+        self._ends: dict[str, list[tuple[float, int]]] = {}
+        for stage in sorted(stages, key=lambda stage: stage.at + stage.took):
+            if stage.session is not None:
+                self._ends.setdefault(stage.session, []).append((stage.at + stage.took, stage.pid))
+
+    def nearest(self, mark: Mark) -> int | None:
+        """The worker of the session whose end is nearest to the mark."""
+        ends = self._ends.get(mark.session, [])
+        after = bisect.bisect(ends, (mark.at,))
+        around = ends[max(0, after - 1) : after + 1]
+        return min(around, key=lambda end: abs(end[0] - mark.at))[1] if around else None
 
 
 def _row(pid: int, at: float) -> dict[str, Any]:

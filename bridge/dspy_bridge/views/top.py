@@ -55,14 +55,16 @@ def _rate(sample: Sample, previous: Sample | None, total: Callable[[Sample], int
     return None if after is None or before is None else max(0, after - before) / (sample.at - previous.at)
 
 
-def _memory(session: Described) -> float:
-    return sum(worker["memory_mb"] or 0.0 for worker in session["workers"])
+def _memory(session: Described) -> float | None:
+    """Of its workers, as far as they have been looked at."""
+    held = [worker["memory_mb"] for worker in session["workers"] if worker["memory_mb"] is not None]
+    return sum(held) if held else None
 
 
 SORTS: Final[Mapping[str, Callable[[Described], Any]]] = {
-    "memory": lambda one: (-_memory(one), one["session_id"]),
+    "memory": lambda one: (-(_memory(one) or 0.0), one["session_id"]),
     "requests": lambda one: (-one["requests"], one["session_id"]),
-    "queue": lambda one: (-one["queued"], -one["in_flight"], -_memory(one), one["session_id"]),
+    "queue": lambda one: (-one["queued"], -one["in_flight"], -(_memory(one) or 0.0), one["session_id"]),
     "name": lambda one: one["session_id"],
 }
 
@@ -206,7 +208,7 @@ _COLUMNS: Final = (
     _Column("session", lambda one, _: Text(words.visible(one["session_id"])), left=True),
     _Column("state", lambda one, _: Text(one["state"], _STATES.get(one["state"], "")), left=True),
     _Column("workers", _workers, 70, left=True),
-    _Column("memory", lambda one, _: words.mebibytes(_memory(one)) if one["workers"] else Text(words.UNKNOWN, "dim")),
+    _Column("memory", lambda one, _: words.mebibytes(_memory(one))),
     _Column("queued", _number("queued", "yellow")),
     _Column("running", _number("in_flight", "bold")),
     _Column("requests", _number("requests"), 60),
