@@ -14,6 +14,7 @@ from dspy_bridge.views.trace import Event, Trace
 
 MARKS: Final = ("crashed", "recycled", "hibernated")
 SUCCESS: Final = "success"
+_KNOWN: Final = ("X", "i", "C")
 
 Series = list[tuple[float, float]]
 """Moments and values, in order of time."""
@@ -81,7 +82,7 @@ class LMCall:
 
 @dataclass(slots=True)
 class Facts:
-    """``begin``: microseconds since the epoch; ``span``: milliseconds."""
+    """``begin``: when the first span does, in microseconds since the epoch; ``span``: milliseconds."""
 
     begin: float = 0.0
     span: float = 0.0
@@ -94,10 +95,10 @@ class Facts:
 
 def gather(trace: Trace) -> Facts:
     """One pass over the events in order of time."""
-    events = sorted((event for event in trace.events if event["ph"] in "XiCbe" and "ts" in event), key=_moment)
-    if not events:
+    events = sorted((event for event in trace.events if event["ph"] in _KNOWN and "ts" in event), key=_moment)
+    begin = next((_moment(event) for event in events if event["ph"] == "X"), None)
+    if begin is None:
         return Facts()
-    begin = _moment(events[0])
     end = max(_moment(event) + _number(event.get("dur")) for event in events)
     reader = _Reader(Facts(begin, (end - begin) / 1000), trace.daemon)
     for event in events:

@@ -200,7 +200,7 @@ def summary(facts: Facts, memory: Mapping[str, Series]) -> list[list[str]]:
     lives = at_once((stage.at, stage.at + stage.took) for stage in facts.stages if stage.session is not None)
     most = words.count(max((value for _, value in lives), default=0))
     cards = [
-        ["Requests", words.count(len(took)), f"{rate} per second over {words.duration(seconds)}"],
+        ["Requests", words.count(len(took)), f"{rate}/s over {words.duration(seconds)}"],
         ["Failed", words.count(failed), f"{failed / len(took):.1%} of all" if took else ""],
         ["Latency", words.milliseconds(percentile(took, 50)), f"99 of 100: {words.milliseconds(percentile(took, 99))}"],
         [

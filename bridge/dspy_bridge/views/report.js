@@ -297,7 +297,7 @@ function drawRow(worker, number, space) {
   const group = svg("g", { class: "worker", "data-row": number, role: "img", "aria-label": told },
     svg("line", { class: "row-line", x1: 0, x2: right, y1: top + ROW, y2: top + ROW }),
     svg("text", { class: "soft", x: left - 8, y: top + 17, "text-anchor": "end" }, workerName(worker)),
-    svg("text", { x: 2, y: top + 17 }, shortened(served.join(", "), (left - 60) / 6.6)));
+    svg("text", { x: 2, y: top + 17 }, shortened(served.join(", ") || worker.stages.at(-1)?.[2] || "", (left - 60) / 6.6)));
   for (const [at, took, name, session] of worker.stages) {
     const from = Math.max(left, x(at));
     const to = Math.min(right, x(at + took));

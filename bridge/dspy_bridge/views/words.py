@@ -29,7 +29,9 @@ def milliseconds(value: float | None) -> str:
         return UNKNOWN
     if value >= 10_000:
         return duration(value / 1000)
-    return f"{value / 1000:.2f} s" if value >= 1000 else f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms"
+    if value >= 1000:
+        return f"{value / 1000:.2f} s"
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms" if value >= 0.1 else f"{value * 1000:.0f} µs"
 
 
 def mebibytes(value: float | None) -> str:
