@@ -92,10 +92,11 @@ class OpenRequest:
     def _as_asked(self, request: Request | None) -> Asked:
         """Made once: records of one request have one."""
         if self._asked is None:
-            call = self.call
-            began = (request.started_at, request.lane) if request is not None else (0.0, 0)
-            said = (self._number, call.id, call.command[:MAX_NAME], call.session_id)
-            self._asked = Asked(*said, self._received, *began, call.traceparent)
+            call, name = self.call, self.call.command[:MAX_NAME]
+            started, lane = (request.started_at, request.lane) if request is not None else (0.0, 0)
+            self._asked = Asked(
+                self._number, call.id, name, call.session_id, self._received, started, lane, call.traceparent
+            )
         return self._asked
 
     def ask(self, body: bytes, answer: Callable[[bytes], None]) -> None:

@@ -72,6 +72,7 @@ class Tracer:
     def __init__(self) -> None:
         self.latest: collections.deque[Span] = collections.deque(maxlen=LATEST)
         self._listeners: list[Listener] = []
+        self._outcomes: dict[str, Mapping[str, Any]] = {}  # shared: there are few, and many requests
 
     def listen(self, listener: Listener) -> None:
         """Have ``listener`` told of every record from now on, in the reactor's thread."""
@@ -89,7 +90,7 @@ class Tracer:
     def request(self, asked: Asked, worker: int, end: float, outcome: str) -> None:
         """A request has its outcome: ``success`` or an error code."""
         began = asked.started or asked.received
-        args = {"outcome": outcome}
+        args = self._outcomes.setdefault(outcome, {"outcome": outcome})
         self.record(Span("request", asked.command, began, end, worker or None, asked.session, args, asked))
 
     def instant(self, name: str, session: str, worker: int | None = None, **args: Any) -> None:
