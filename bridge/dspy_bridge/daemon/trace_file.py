@@ -36,6 +36,7 @@ class TraceFile:
         self._reactor = reactor
         self._path = path
         self._events = TraceEvents()
+        self._whole = 0  # bytes, to the end of the last event that was written
         self._fd = -1
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -84,12 +85,15 @@ class TraceFile:
                 self._write(data)
             except OSError as exc:
                 logger.warning("the trace ends here: %s: %s", self._path, exc.strerror)
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, self._whole)
                 self._end()
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
+        self._whole += len(data)
 
     def _end(self) -> None:
         if self._fd >= 0:
