@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dspy_bridge.client import Client, CommandFailed
 from dspy_bridge.views import figures
 from dspy_bridge.views.facts import Facts, Stage, gather
 from dspy_bridge.views.report import report
 from dspy_bridge.views.timeline import Names, timeline
 from dspy_bridge.views.trace import NotATrace, Trace, from_document, parse
+from tests.support.host import serving
 from tests.support.traces import DAEMON, TraceBuilder, a_life
 
 
@@ -230,6 +235,96 @@ def test_what_failed_is_drawn_before_anything_else() -> None:
 
 def test_a_small_trace_has_nothing_to_confess() -> None:
     assert data_of(report(from_document(a_life().document()), "small"))["notes"] == []
+
+
+# -- of a real daemon ------------------------------------------------------------------------------
+
+
+def _work(client: Client) -> None:
+    """Two sessions; one answers and fails, one is recycled and loses its interpreter."""
+    client.call("configure_lm", {"model": "scripted"}, session="a")
+    client.call("create_program", {"id": "qa", "signature": "q -> a"}, session="a")
+    client.call("execute_program", {"program_id": "qa", "inputs": {"q": "the planted secret"}}, session="a")
+    with pytest.raises(CommandFailed):
+        client.call("execute_program", {"program_id": "none", "inputs": {}}, session="a")
+    pid = client.call("start_session", session="b")["worker_pid"]
+    client.call("recycle_session", session="b")
+    (worker,) = client.call("session_info", session="b")["workers"]
+    assert worker["pid"] != pid
+    os.kill(worker["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while client.call("session_info", session="b")["recoveries"] == 0:
+        assert time.monotonic() < deadline
+
+
+def _check(data: dict[str, Any]) -> None:
+    assert data["tables"]["errors"][0][:2] == ["program_not_found", 1]
+    sessions = {row[0]: row for row in data["tables"]["sessions"]}
+    assert sessions["a"][1:3] == [4, 1]
+    assert sessions["b"][7:9] == [1, 1]  # one crash, one recycle
+    marks = {mark[1] for row in data["workers"] for mark in row["marks"]}
+    assert marks == {"crashed", "recycled"}
+    stages = {stage[2] for row in data["workers"] for stage in row["stages"]}
+    assert {"starting", "spare", "session a", "session b"} <= stages
+    assert "planted" not in json.dumps(data)
+
+
+def test_the_report_of_a_running_daemon(folder: Path) -> None:
+    with serving(folder / "s") as path:
+        with Client.connect(path) as client:
+            _work(client)
+            done = report_cli("--socket", path, "-o", str(folder / "r.html"))
+            assert done.returncode == 0, done.stderr
+        data = data_of((folder / "r.html").read_text())
+        _check(data)
+        now = dict(data["now"])
+        assert now["sessions"].startswith("2 (")
+        assert now["requests since the start"] == "4"
+        assert data["about"]["server_version"]
+        assert data["notes"] == []
+        # What a daemon answers can be kept and read later.
+        kept = subprocess.run(
+            [sys.executable, "-m", "dspy_bridge.cli", "send", "get_trace", "--socket", path, "--no-start"],
+            capture_output=True,
+            timeout=30,
+            check=True,
+        )
+        (folder / "t.json").write_bytes(kept.stdout)
+        assert report_cli("--trace", str(folder / "t.json"), "-o", str(folder / "r.html")).returncode == 0
+        _check(data_of((folder / "r.html").read_text()))
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_report_of_a_trace_file_also_of_a_killed_daemon(ended: bool, folder: Path) -> None:
+    trace = folder / "t.json"
+    with Client.spawn(["--trace-file", str(trace)]) as client:
+        _work(client)
+        client.call("end_session", session="a")
+        client.call("end_session", session="b")
+        deadline = time.monotonic() + 20
+        while trace.read_text().count('"session ended"') < 2:
+            assert time.monotonic() < deadline, "the file was not written in time"
+        if not ended:
+            assert client.process is not None
+            client.process.kill()
+    done = report_cli("--trace", str(trace), "-o", str(folder / "r.html"))
+    assert done.returncode == 0, done.stderr
+    data = data_of((folder / "r.html").read_text())
+    _check(data)
+    assert data["tables"]["models"][0][:3] == ["scripted", 1, 0]
+    assert bool(data["notes"]) is not ended
+
+
+def test_records_a_daemon_no_longer_has_are_confessed() -> None:
+    stats = {
+        "uptime_s": 5.0,
+        "requests": {"total": 1_000, "waiting": 0},
+        "sessions": {"total": 1, "by_state": {"live": 1}},
+        "workers": {"live": 1, "spare": 2},
+        "memory_mb": {"daemon": 30.0, "template": None},
+    }
+    (note,) = data_of(report(from_document(a_life().document()), "a daemon", stats=stats))["notes"]
+    assert "23 of 1,000 requests" in note
 
 
 # -- the page ------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dspy_bridge.views.trace import Event, Trace
 
 MARKS: Final = ("crashed", "recycled", "hibernated")
 SUCCESS: Final = "success"
-_KNOWN: Final = ("X", "i", "C")
+_KNOWN: Final = ("X", "b", "i", "C")
 
 Series = list[tuple[float, float]]
 """Moments and values, in order of time."""
@@ -82,7 +82,7 @@ class LMCall:
 
 @dataclass(slots=True)
 class Facts:
-    """``begin``: when the first span does, in microseconds since the epoch; ``span``: milliseconds."""
+    """``begin``: when the first span or wait does, in microseconds since the epoch; ``span``: milliseconds."""
 
     begin: float = 0.0
     span: float = 0.0
@@ -96,7 +96,7 @@ class Facts:
 def gather(trace: Trace) -> Facts:
     """One pass over the events in order of time."""
     events = sorted((event for event in trace.events if event["ph"] in _KNOWN and "ts" in event), key=_moment)
-    begin = next((_moment(event) for event in events if event["ph"] == "X"), None)
+    begin = next((_moment(event) for event in events if event["ph"] in "Xb"), None)
     if begin is None:
         return Facts()
     end = max(_moment(event) + _number(event.get("dur")) for event in events)
