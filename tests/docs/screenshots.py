@@ -166,7 +166,8 @@ def main() -> None:
         (IMAGES / "top.svg").write_text(top)
         with Page(1280, 900) as browser:
             browser.open(page)
-            (IMAGES / "report.png").write_bytes(browser.screenshot(height=1_330))
+            end = browser.run("document.querySelector('[aria-labelledby=h-latency]').getBoundingClientRect().bottom")
+            (IMAGES / "report.png").write_bytes(browser.screenshot(height=round(end) + 8))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dspy_bridge.client import Client, CommandFailed
 from dspy_bridge.views import figures
@@ -102,6 +104,31 @@ def test_wrong_usage_is_told(folder: Path) -> None:
     assert (nowhere.returncode, "cannot be written" in nowhere.stderr) == (2, True)
     silent = report_cli("--socket", str(folder / "none"), "-o", str(folder / "r.html"))
     assert (silent.returncode, "no daemon listens" in silent.stderr) == (3, True)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(-1e15, 1e15) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=3,
+)
+ARGS = ("session", "end", "running", "outcome", "queued_ms", "number", "input_tokens", "cache_hit", "error", "MiB")
+EVENT = st.fixed_dictionaries(
+    {"ph": st.sampled_from(["X", "i", "C", "b", "e", "M", "?"])},
+    optional={
+        "cat": st.sampled_from(["worker", "request", "lm", "session", "queue"]) | JSON,
+        "name": st.sampled_from(["spare", "crashed", "memory", "session a"]) | JSON,
+        "args": st.dictionaries(st.sampled_from(ARGS), JSON, max_size=5),
+        **{name: st.integers(0, 2**50) | st.floats(0, 1e15) for name in ("ts", "dur", "pid", "tid")},
+    },
+)
+
+
+@given(st.lists(EVENT, max_size=12))
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_an_event_holds_there_is_a_page(events: list[dict[str, Any]]) -> None:
+    trace = TraceBuilder()
+    trace.events += events
+    data_of(report(parse(json.dumps(trace.events).encode()), "strange"))
 
 
 def test_events_of_other_tools_are_passed_over() -> None:

@@ -273,7 +273,8 @@ class Terminal:
             return ""
 
 
-def test_in_a_terminal_it_follows_what_happens_until_interrupted(socket: str) -> None:
+@pytest.mark.parametrize(("ends", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_in_a_terminal_it_follows_what_happens_until_interrupted(socket: str, ends: signal.Signals, code: int) -> None:
     terminal = Terminal("--socket", socket)
     terminal.until(lambda screen: "no sessions" in screen)
     with Client.connect(socket) as client:
@@ -282,8 +283,8 @@ def test_in_a_terminal_it_follows_what_happens_until_interrupted(socket: str) ->
         seen = len(terminal.screen)
         terminal.resize(60, 12)
         terminal.until(lambda screen: "s-late" in screen[seen:])
-        terminal.process.send_signal(signal.SIGINT)
-        assert terminal.end() == (0, "")
+        terminal.process.send_signal(ends)
+        assert terminal.end() == (code, "")
     assert "\x1b[?1049l" in terminal.screen  # the terminal shows what it showed before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -66,6 +67,7 @@ def _show(client: Client, sort: str, interval: float, timeout: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # after the terminal is as it was
     with Live(console=Console(), screen=True, refresh_per_second=_REDRAWS_PER_S) as live:
         for frame in _frames(client, sort, interval, timeout):
             live.update(frame, refresh=True)
