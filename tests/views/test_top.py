@@ -222,14 +222,18 @@ def test_without_rich_it_names_the_remedy(folder: Path) -> None:
 class Terminal:
     """``top`` in a terminal of its own; ``screen``: everything it has drawn."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, interval: float = 0.1) -> None:
         self.screen = ""
         self._master, slave = pty.openpty()
         self.resize(100, 24)
         env = {**os.environ, "TERM": "xterm", "LC_ALL": "C.UTF-8"}
         env.pop("COLUMNS", None)
         self.process = subprocess.Popen(
-            [*CLI, "top", "--interval", "0.1", *arguments], stdin=slave, stdout=slave, stderr=subprocess.PIPE, env=env
+            [*CLI, "top", "--interval", str(interval), *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=subprocess.PIPE,
+            env=env,
         )
         os.close(slave)
 
@@ -257,10 +261,18 @@ class Terminal:
             assert time.monotonic() < deadline, "it did not end in time"
             self.screen += self._read(0.05)
         self.screen += self._read(0.05)
+        assert self.process.stderr is not None
+        return self.process.returncode, self.process.stderr.read().decode()
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
         os.close(self._master)
         assert self.process.stderr is not None
-        with self.process.stderr as stderr:
-            return self.process.returncode, stderr.read().decode()
+        self.process.stderr.close()
 
     def _read(self, bound: float = 0.0) -> str:
         import select
@@ -275,24 +287,31 @@ class Terminal:
 
 @pytest.mark.parametrize(("ends", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_in_a_terminal_it_follows_what_happens_until_interrupted(socket: str, ends: signal.Signals, code: int) -> None:
-    terminal = Terminal("--socket", socket)
-    terminal.until(lambda screen: "no sessions" in screen)
-    with Client.connect(socket) as client:
+    with Terminal("--socket", socket) as terminal, Client.connect(socket) as client:
+        terminal.until(lambda screen: "no sessions" in screen)
         client.call("start_session", session="s-late")
         terminal.until(lambda screen: "s-late" in screen)
-        seen = len(terminal.screen)
-        terminal.resize(60, 12)
-        terminal.until(lambda screen: "s-late" in screen[seen:])
         terminal.process.send_signal(ends)
         assert terminal.end() == (code, "")
-    assert "\x1b[?1049l" in terminal.screen  # the terminal shows what it showed before
+        assert "\x1b[?1049l" in terminal.screen  # the terminal shows what it showed before
+
+
+def test_a_terminal_of_a_new_size_is_filled_before_the_next_look(socket: str) -> None:
+    with Terminal("--socket", socket, interval=60) as terminal:
+        terminal.until(lambda screen: "no sessions" in screen)
+        assert "recoveries" in terminal.screen  # a column for which a small terminal has no room
+        seen = len(terminal.screen)
+        terminal.resize(72, 12)
+        terminal.until(lambda screen: "no sessions" in screen[seen:])
+        assert "recoveries" not in terminal.screen[seen:]
 
 
 def test_when_the_daemon_goes_away_it_gives_the_terminal_back_and_says_so(folder: Path) -> None:
     with serving(folder / "s") as path:
         terminal = Terminal("--socket", path)
         terminal.until(lambda screen: "no sessions" in screen)
-    code, said = terminal.end()
+    with terminal:
+        code, said = terminal.end()
     assert code == 3
     assert said == "bridge-cli: the daemon has gone\n" or said.startswith("bridge-cli: the daemon takes no more")
     assert "\x1b[?1049l" in terminal.screen

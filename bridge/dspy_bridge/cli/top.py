@@ -21,7 +21,7 @@ _SORTS: Final = ("memory", "requests", "queue", "name")
 _KEPT: Final = 300
 _PLAIN_WIDTH: Final = 140
 """Columns where there is no terminal to say how many."""
-_REDRAWS_PER_S: Final = 4
+_RESIZED_S: Final = 0.2
 """So soon a terminal of a new size is filled."""
 
 
@@ -34,8 +34,8 @@ def sampled(client: Client, timeout: float) -> Sample:
     return Sample(time.monotonic(), time.time(), client.ready, stats, health, listed["sessions"])
 
 
-def _frames(client: Client, sort: str, interval: float, timeout: float) -> Iterator[Frame]:
-    """One after another, for ever."""
+def _frames(client: Client, sort: str, timeout: float) -> Iterator[Frame]:
+    """One whenever asked, for ever."""
     from dspy_bridge.views.top import Frame, Point, point
 
     history: collections.deque[Point] = collections.deque(maxlen=_KEPT)
@@ -45,7 +45,6 @@ def _frames(client: Client, sort: str, interval: float, timeout: float) -> Itera
         history.append(point(sample, previous))
         yield Frame(sample, previous, tuple(history), sort)
         previous = sample
-        time.sleep(max(0.0, sample.at + interval - time.monotonic()))
 
 
 def _print_once(client: Client, sort: str, timeout: float) -> None:
@@ -68,9 +67,18 @@ def _show(client: Client, sort: str, interval: float, timeout: float) -> None:
     from rich.live import Live
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # after the terminal is as it was
-    with Live(console=Console(), screen=True, refresh_per_second=_REDRAWS_PER_S) as live:
-        for frame in _frames(client, sort, interval, timeout):
-            live.update(frame, refresh=True)
+    console = Console()
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        for frame in _frames(client, sort, timeout):
+            size = None
+            while True:
+                if console.size != size:
+                    size = console.size
+                    live.update(frame, refresh=True)
+                left = frame.sample.at + interval - time.monotonic()
+                if left <= 0:
+                    break
+                time.sleep(min(left, _RESIZED_S))
 
 
 @click.command("top")
