@@ -494,6 +494,23 @@ export interface Commands {
     };
     result: Record<string, unknown>;
   };
+  /** What happened lately, as Perfetto and chrome://tracing read it. */
+  get_trace: {
+    args: {
+      /** Same as at the top level of the request. */
+      session_id?: string | null;
+      /** Only so many of the latest records (absent: all that are kept). */
+      limit?: number | null;
+    };
+    result: {
+      /** In Chrome's trace event format; times in microseconds. */
+      traceEvents: (Record<string, unknown>)[];
+      displayTimeUnit: "ms";
+      /** Of the daemon: server_version, boot_id and more. */
+      otherData: Record<string, unknown>;
+      [more: string]: unknown;
+    };
+  };
   /** Whether the daemon can do its work, check by check. */
   health: {
     args: {

@@ -171,6 +171,7 @@ class Crew:
         self._handles.add(worker)
         self.session.folder.mkdir(mode=0o700, exist_ok=True)
         worker.send(Kind.ASSIGN, 0, self.session.birth)
+        self._surroundings.observer.worker_assigned(worker.pid, self.session.id)
         if self.session.snapshot.version:
             self._bring_up_to_date(worker)
 
@@ -265,6 +266,7 @@ class Crew:
         else:
             self._dismiss(old)
         self.session.recycles += 1
+        self._surroundings.observer.worker_replaced(old.pid, self.session.id)
         self.pump()
 
     def _dismiss(self, worker: WorkerHandle) -> None:
@@ -300,6 +302,8 @@ class Crew:
         """Hibernate: let every worker go. Only for a crew that rests."""
         self.session.hibernations += 1
         self._surroundings.counters.hibernations += 1
+        pids = [worker.pid for worker in self.workers]
+        self._surroundings.observer.session_hibernated(self.session.id, pids)
         self._release_workers()
         self.settle()
 
@@ -419,7 +423,7 @@ class Crew:
         self._queue.put_back(request)
 
     def worker_printed(self, worker: WorkerHandle, data: bytes) -> None:
-        self._surroundings.session_printed(self.session, data)
+        self._surroundings.observer.session_printed(self.session.id, data)
 
     def worker_dead(self, worker: WorkerHandle, certificate: DeathCertificate) -> None:
         self._surroundings.inspector.forget(worker)

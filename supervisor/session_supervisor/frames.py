@@ -27,6 +27,7 @@ kind        sent by    means
 ``RELEASE`` worker     I need one of my leases no longer
 ``PRINTED`` worker     request ``number`` has printed this (where several are under way, only it can tell)
 ``HOLDS``   worker     my private memory after a collection; number: bytes
+``TRACE``   worker     what I was seen doing for request ``number`` (body: opaque); sent where that is wanted
 ==========  =========  ====================================================================
 """
 
@@ -58,6 +59,7 @@ class Kind(enum.IntEnum):
     LEASE = 26
     RELEASE = 27
     PRINTED = 28
+    TRACE = 29
 
 
 _HEADER: Final = struct.Struct("<BQI")

@@ -11,6 +11,7 @@ whatever its interrupted program left behind (threads, children) must have no fu
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -23,6 +24,7 @@ from session_supervisor.channel import SupervisorChannel
 from session_supervisor.failures import DeathCertificate, Failure, LimitExceeded, WorkerCrashed
 from session_supervisor.frames import CALL_NUMBER, CorruptStream, Kind
 from session_supervisor.hygiene import DUMP_SIGNAL, INTERRUPT_SIGNAL
+from session_supervisor.observer import Observer
 from session_supervisor.owner import WorkerOwner
 from session_supervisor.reactor import Reactor
 from session_supervisor.reading import read_chunk
@@ -60,7 +62,7 @@ class Grace:
 class WorkerHandle:
     """See the module. ``version``: the snapshot version the worker is at."""
 
-    def __init__(self, reactor: Reactor, reaper: Reaper, owner: WorkerOwner, grace: Grace) -> None:
+    def __init__(self, reactor: Reactor, reaper: Reaper, owner: WorkerOwner, grace: Grace, observer: Observer) -> None:
         self.owner = owner
         self.pid = 0
         self._alive = False
@@ -87,6 +89,7 @@ class WorkerHandle:
         self._reactor = reactor
         self._reaper = reaper
         self._grace = grace
+        self._observer = observer
         self._spent = False
         self._killed = False
         self._last_label = ""
@@ -111,6 +114,7 @@ class WorkerHandle:
         self._channel.listen(self._read)
         self._reactor.on_readable(self._log, self._read_log)
         self._reaper.watch(pid, self._exited)
+        self._observer.worker_launched(pid, self.born)
         if self.state == DRAINING:
             self._signal_kill()
 
@@ -144,9 +148,15 @@ class WorkerHandle:
         if self.lifecycle.state == IDLE:
             self.lifecycle.to(BUSY)
         request.started_at = time.monotonic()
+        request.worker = self.pid
+        request.lane = self._free_lane() if self.in_flight else 1
         self.in_flight[request.number] = request
         self._last_label = request.label
         self.send(Kind.REQUEST, request.number, request.body)
+
+    def _free_lane(self) -> int:
+        taken = {request.lane for request in self.in_flight.values()}
+        return next(lane for lane in itertools.count(1) if lane not in taken)
 
     # -- listening to it -----------------------------------------------------------------------
 
@@ -186,6 +196,10 @@ class WorkerHandle:
             request = self.in_flight.get(number)
             if request is not None and request.stopping is None:
                 request.sink.output(body)
+        elif kind is Kind.TRACE:
+            request = self.in_flight.get(number)
+            if request is not None:
+                request.sink.trace(body)
         elif kind is Kind.CALL:
             self._ask(number, body)
         elif kind is Kind.LEASE:
@@ -196,6 +210,7 @@ class WorkerHandle:
         elif kind is Kind.READY:
             if self.lifecycle.state == STARTING:
                 self.lifecycle.to(IDLE)
+                self._observer.worker_ready(self.pid)
                 self.owner.worker_ready(self)
         elif kind is Kind.ASSIGNED:
             self.facts = body
@@ -379,6 +394,7 @@ class WorkerHandle:
         self._climb([])
         self._close()
         self.lifecycle.to(DEAD)
+        self._observer.worker_ended(certificate)
         orphans, self.in_flight = self.in_flight, {}
         for request in orphans.values():
             # What was sent last is what was not read, so with one in flight there is no doubt which.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from session_supervisor.failures import DeathCertificate, WorkerStartFailed
 from session_supervisor.handle import WorkerHandle
 from session_supervisor.launchers.base import Launcher
+from session_supervisor.observer import Observer
 from session_supervisor.options import SupervisorOptions
 from session_supervisor.reactor import Reactor
 from session_supervisor.reaper import Reaper
@@ -51,12 +52,14 @@ class Pool:
         launcher: Launcher,
         options: SupervisorOptions,
         register: Callable[[int], None],
+        observer: Observer,
     ) -> None:
         self._reactor = reactor
         self._reaper = reaper
         self._launcher = launcher
         self._options = options
         self._register = register
+        self._observer = observer
         self._spares: list[WorkerHandle] = []
         self._starting: dict[WorkerHandle, Timer] = {}
         self._made_for: dict[WorkerHandle, _Wanted] = {}
@@ -128,7 +131,7 @@ class Pool:
     def _launch(self, wanted: _Wanted | None = None) -> bool:
         """Whether that could be begun."""
         try:
-            worker = WorkerHandle(self._reactor, self._reaper, self, self._options.grace)
+            worker = WorkerHandle(self._reactor, self._reaper, self, self._options.grace, self._observer)
         except OSError as exc:
             self._unprepared(wanted, f"the system gives no pipes for an interpreter: {exc}")
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -17,6 +18,9 @@ class Sink(Protocol):
 
     def event(self, body: bytes) -> bool:
         """Take one event. False: full, send no more before ``on_writable`` was called back."""
+
+    def trace(self, body: bytes) -> None:
+        """Take what the worker says it did for this request."""
 
     def output(self, data: bytes) -> None:
         """Take what the worker printed while it ran this request. Never blocks; may drop."""
@@ -45,18 +49,24 @@ class Request:
     what its caller calls it, for death certificates. ``retries``: how often it may begin again on a
     fresh worker if one dies of it.
     ``stopping``: why it is being stopped, once it is; its worker's reply is then of no interest.
+    ``worker`` (a pid), ``lane`` and ``started_at`` say where and since when it runs, or ran last; 0: it
+    never did. Of the requests a worker runs at once no two have one lane. ``decided_at``: when its outcome
+    was known.
     """
 
     __slots__ = (
         "body",
         "deadline",
+        "decided_at",
         "label",
+        "lane",
         "mutating",
         "number",
         "retries",
         "sink",
         "started_at",
         "stopping",
+        "worker",
     )
 
     def __init__(
@@ -69,11 +79,20 @@ class Request:
         self.label = label
         self.retries = retries
         self.stopping: Failure | None = None
+        self.worker = 0
+        self.lane = 0
         self.started_at = 0.0
+        self.decided_at = 0.0
         self.deadline: Timer | None = None
+
+    def rewind(self) -> None:
+        """The worker it ran on is no more: it waits again."""
+        self.worker = self.lane = 0
+        self.started_at = 0.0
 
     def decided(self) -> None:
         """Its outcome is known, though perhaps not said yet: time cannot change it any more."""
+        self.decided_at = self.decided_at or time.monotonic()
         if self.deadline is not None:
             self.deadline.cancel()
 

@@ -50,6 +50,7 @@ class RequestQueue:
 
     def put_back(self, request: Request) -> None:
         """It was taken, and is to be served again before any other; the bound does not apply."""
+        request.rewind()
         self._waiting.appendleft(request)
         self._surroundings.waiting += 1
 

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from session_supervisor.counters import Counters
 from session_supervisor.crew import Crew
@@ -31,6 +30,7 @@ from session_supervisor.guard import Guard
 from session_supervisor.inspector import Inspector
 from session_supervisor.launchers.base import Launcher
 from session_supervisor.leases import Leases
+from session_supervisor.observer import Observer
 from session_supervisor.options import SessionOptions, SupervisorOptions
 from session_supervisor.os_facts import become_subreaper
 from session_supervisor.pool import Pool
@@ -46,16 +46,6 @@ from session_supervisor.timers import Timer
 logger = logging.getLogger(__name__)
 
 _LEAVE_BOUND_S = 3.0
-
-
-class Observer(Protocol):
-    """Told what concerns no single request. Implemented by the bridge."""
-
-    def session_printed(self, session_id: str, data: bytes) -> None:
-        """A worker of the session wrote ``data`` outside any request."""
-
-    def worker_died(self, session_id: str, certificate: DeathCertificate) -> None:
-        """A worker of the session ended without being told to."""
 
 
 LauncherFactory = Callable[[Reactor, Reaper], Launcher]
@@ -79,13 +69,13 @@ class Supervisor:
         self.options = options
         self.counters = Counters()
         self.sessions: dict[str, Session] = {}
-        self._observer = observer
+        self.observer = observer
         self.scratch = Path(tempfile.mkdtemp(prefix="dspy-bridge-"))
         self._guardian = Guard(self.scratch)
         self._reaper = Reaper(reactor, self._guardian.forget)
         self._reaper.watch(self._guardian.pid, self._guardian_ended)
         self.launcher = make_launcher(reactor, self._reaper)
-        self.pool = Pool(reactor, self._reaper, self.launcher, options, self._guardian.remember)
+        self.pool = Pool(reactor, self._reaper, self.launcher, options, self._guardian.remember, observer)
         self.residency = Residency(options.max_workers)
         self.leases = Leases(options.leases)
         self.inspector = Inspector(reactor, options.measure_every)
@@ -213,6 +203,7 @@ class Supervisor:
         session.birth = certificate(session.folder)
         self.sessions[session_id] = session
         self.counters.sessions += 1
+        self.observer.session_opened(session_id, restored=restored)
         if options.ttl:
             session.expiry = self.reactor.call_later(options.ttl, lambda: self._check_use(session))
         return session
@@ -278,12 +269,9 @@ class Supervisor:
         while self._recycle_queue and self._recycling < self.options.concurrent_recycles:
             self._recycle_queue.popleft().recycle_due()
 
-    def session_printed(self, session: Session, data: bytes) -> None:
-        self._observer.session_printed(session.id, data)
-
     def worker_died(self, session: Session, certificate: DeathCertificate) -> None:
         self.counters.crashes += 1
-        self._observer.worker_died(session.id, certificate)
+        self.observer.worker_died(session.id, certificate)
 
     def session_rested(self, session: Session) -> None:
         self._check_drained()
@@ -291,6 +279,7 @@ class Supervisor:
     def session_ended(self, session: Session) -> None:
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
+        self.observer.session_ended(session.id)
         self._remove(session.folder)
 
     def empty_scratch(self, session: Session) -> None:

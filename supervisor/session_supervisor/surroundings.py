@@ -9,6 +9,7 @@ from session_supervisor.counters import Counters
 from session_supervisor.failures import DeathCertificate
 from session_supervisor.inspector import Inspector
 from session_supervisor.leases import Leases
+from session_supervisor.observer import Observer
 from session_supervisor.pool import Pool
 from session_supervisor.reactor import Reactor
 from session_supervisor.residency import Residency
@@ -30,6 +31,7 @@ class Surroundings(Protocol):
     inspector: Inspector
     leases: Leases
     store: Store | None
+    observer: Observer
     scratch: Path
     """The folder of the sessions' scratch folders."""
     add: Add
@@ -50,9 +52,6 @@ class Surroundings(Protocol):
 
     def empty_scratch(self, session: Session) -> None:
         """Remove what is in the session's scratch folder."""
-
-    def session_printed(self, session: Session, data: bytes) -> None:
-        """A worker of the session wrote ``data`` outside any request."""
 
     def worker_died(self, session: Session, certificate: DeathCertificate) -> None:
         """A worker of the session ended without being told to."""

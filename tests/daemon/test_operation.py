@@ -20,7 +20,7 @@ from dspy_bridge.client import Client
 from dspy_bridge.daemon.health import Watchdog
 from dspy_bridge.protocol.secrets import redacted_text, without_keys
 from session_supervisor.reactor import Reactor
-from tests.support.host import serving
+from tests.support.host import free_port, get, serving
 
 CLI = [sys.executable, "-m", "dspy_bridge.cli"]
 
@@ -149,7 +149,12 @@ SECRET = "sk-planted-0123456789abcdef"
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_a_planted_secret_is_in_no_output_whatever_is_asked(folder: Path, style: str) -> None:
+def test_a_planted_secret_is_in_no_output_whatever_is_asked(
+    folder: Path, style: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs the `otel` extra")
+    from tests.support.collector import collecting
+
     log = folder / "log"
     flags = [
         "--log-file",
@@ -161,9 +166,13 @@ def test_a_planted_secret_is_in_no_output_whatever_is_asked(folder: Path, style:
         "--state-dir",
         str(folder / "state"),
     ]
-    flags += ["--allow-import", "tests.support"]
+    flags += ["--allow-import", "tests.support", "--trace-file", str(folder / "trace.json"), "--otel"]
+    flags += ["--metrics-port", str(port := free_port())]
     said: list[Any] = []
-    with Client.spawn(flags) as client:
+    with contextlib.ExitStack() as stack:
+        collector = stack.enter_context(collecting())
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        client = stack.enter_context(Client.spawn(flags))
         client.on_event = said.append
         lm = {"model": "openai/m", "api_key": SECRET, "api_base": "http://127.0.0.1:9/v1", "num_retries": 0}
         env = {"MY_API_KEY": SECRET}
@@ -172,20 +181,23 @@ def test_a_planted_secret_is_in_no_output_whatever_is_asked(folder: Path, style:
         client.call("create_program", {"id": "p", "signature": "q -> a", "lm": lm}, session="s")
         client.call("configure_embedder", {"model": "openai/e", "api_key": SECRET}, session="s")
         asks: list[tuple[str, dict[str, Any]]] = [
-            ("execute_program", {"program_id": "p", "inputs": {"q": "?"}}),
-            ("execute_program", {"program_id": "p", "inputs": {"q": "?"}, "lm": {**lm, "engine": "litellm"}}),
+            ("execute_program", {"program_id": "p", "inputs": {"q": SECRET}}),
+            ("execute_program", {"program_id": "p", "inputs": {"q": SECRET}, "lm": {**lm, "engine": "litellm"}}),
             ("configure_lm", {**lm, "api_base": 7}),
             ("get_program_info", {"program_id": "p"}),
             ("inspect_history", {"n": 10}),
             *((name, {}) for name in ("export_session", "session_info", "list_programs", "get_usage", "get_stats")),
-            *((name, {}) for name in ("list_sessions", "health", "describe_options")),
+            *((name, {}) for name in ("list_sessions", "health", "describe_options", "get_trace")),
         ]
         for command, args in asks:
             said.append(client.reply(client.start(command, args, session="s")))
+        said += [get(port, path) for path in ("/metrics", "/health")]
+    assert len(collector.spans) > len(asks)
+    assert not any(SECRET.encode() in body for body in collector.raw)
     assert any(not one["success"] for one in said if "success" in one)
     assert SECRET not in json.dumps(said)
     kept = [path for path in folder.rglob("*") if path.is_file()]
-    assert log in kept
+    assert {log, folder / "trace.json"} <= {*kept}
     for path in kept:
         assert SECRET.encode() not in path.read_bytes(), path
 
@@ -239,12 +251,14 @@ def test_metrics_are_what_prometheus_reads(folder: Path) -> None:
         text = cli("metrics", "--socket", path).stdout
     lines = text.splitlines()
     for line in lines:
-        assert re.fullmatch(r"# (HELP|TYPE) dspy_bridge_\w+ .+|dspy_bridge_\w+(\{\w+=\"[\w.]+\"\})? [\d.e+-]+", line), (
-            line
-        )
+        assert re.fullmatch(
+            r"# (HELP|TYPE) dspy_bridge_\w+ .+|dspy_bridge_\w+(\{\w+=\"[\w.+]+\"\})? [\d.e+-]+", line
+        ), line
     assert "dspy_bridge_requests_total 2" in lines
     assert "dspy_bridge_programs 1" in lines
     assert 'dspy_bridge_sessions_by_state{state="live"} 1' in lines
+    assert 'dspy_bridge_request_duration_seconds_bucket{le="+Inf"} 2' in lines
+    assert "dspy_bridge_request_duration_seconds_count 2" in lines
     assert any(line.startswith('dspy_bridge_request_seconds{quantile="0.99"} 0.0') for line in lines)
     assert cli("metrics", "--socket", path).returncode == 3
 

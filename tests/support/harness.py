@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,9 @@ class RecordingSink:
         self.heard.append(("event", body.decode()))
         return not self.full
 
+    def trace(self, body: bytes) -> None:
+        self.heard.append(("trace", body))
+
     def output(self, data: bytes) -> None:
         self.heard.append(("output", data))
 
@@ -96,6 +99,8 @@ class Harness:
         self.reactor = Reactor(self.errors.append)
         self.died: list[DeathCertificate] = []
         self.printed: list[bytes] = []
+        self.lives: list[tuple[Any, ...]] = []
+        """What the supervisor told of sessions and workers, in order."""
         app = app or application()
         self.supervisor = Supervisor(
             self.reactor,
@@ -114,6 +119,35 @@ class Harness:
 
     def worker_died(self, session_id: str, certificate: DeathCertificate) -> None:
         self.died.append(certificate)
+        self.told("worker_died", session_id, certificate.pid)
+
+    def told(self, what: str, *facts: Any) -> None:
+        self.lives.append((what, *facts))
+
+    def session_opened(self, session_id: str, *, restored: bool) -> None:
+        self.told("session_opened", session_id, restored)
+
+    def session_hibernated(self, session_id: str, workers: Sequence[int]) -> None:
+        self.told("session_hibernated", session_id, *workers)
+
+    def session_ended(self, session_id: str) -> None:
+        self.told("session_ended", session_id)
+
+    def worker_launched(self, pid: int, asked_for: float) -> None:
+        assert asked_for <= time.monotonic()
+        self.told("worker_launched", pid)
+
+    def worker_ready(self, pid: int) -> None:
+        self.told("worker_ready", pid)
+
+    def worker_assigned(self, pid: int, session_id: str) -> None:
+        self.told("worker_assigned", pid, session_id)
+
+    def worker_replaced(self, pid: int, session_id: str) -> None:
+        self.told("worker_replaced", pid, session_id)
+
+    def worker_ended(self, certificate: DeathCertificate) -> None:
+        self.told("worker_ended", certificate.pid)
 
     def start(self) -> Harness:
         def ready() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import select
+import socket
 import struct
 import subprocess
 import sys
@@ -130,10 +132,26 @@ class Host:
         return self.process.stderr.read().decode(errors="replace")
 
 
+def free_port() -> int:
+    """A port of loopback that nobody listened on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def get(port: int, path: str) -> str:
+    """The body of an answer over HTTP, whatever its status."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
 @contextlib.contextmanager
-def serving(path: Path) -> Iterator[str]:
+def serving(path: Path, *flags: str) -> Iterator[str]:
     """A daemon that listens at ``path`` until the block ends, and then in order."""
-    command = [sys.executable, "-m", "dspy_bridge.cli", "serve", "--socket", str(path)]
+    command = [sys.executable, "-m", "dspy_bridge.cli", "serve", "--socket", str(path), *flags]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 30
         while not _reachable(str(path)):

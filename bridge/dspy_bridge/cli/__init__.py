@@ -15,6 +15,8 @@ _COMMANDS: Final = {
     "config": "Show every option, its value, and where that is from.",
     "health": "Ask a daemon how it is; the exit code is for probes.",
     "metrics": "Print a daemon's figures as Prometheus reads them.",
+    "top": "Watch a daemon live: its workers, its requests and its sessions.",
+    "report": "Write what happened in a daemon as one HTML page.",
     "schema": "Print the JSON Schemas of the protocol.",
     "verify-isolation": "Set everything global in one session, read it in another; print a table.",
 }

@@ -13,8 +13,10 @@ from dspy_bridge.daemon.configuration import BadConfiguration, resolve
 from dspy_bridge.daemon.descriptors import claim_stdio, raise_descriptor_limit
 from dspy_bridge.daemon.listener import SocketInUse
 from dspy_bridge.daemon.logs import configure_logging
+from dspy_bridge.daemon.metrics_port import PortInUse
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.server import Daemon, Exit
+from dspy_bridge.daemon.tracing import CannotTrace
 from session_supervisor.store import StateUnusable
 
 
@@ -68,12 +70,17 @@ def _serve(fds: tuple[int, int] | None, socket: str | None, stdio: bool, **given
             daemon.serve_descriptors(*fds)
         elif stdio or socket is None:
             daemon.serve_descriptors(own_read, own_write)
+        daemon.watch()
         code = daemon.run()
     except SocketInUse as exc:
         daemon.abandon()
         click.echo(f"dspy-bridge cannot start: {exc}", err=True)
         code = Exit.SOCKET_IN_USE
-    except OSError as exc:
+    except PortInUse as exc:
+        daemon.abandon()
+        click.echo(f"dspy-bridge cannot start: {exc}", err=True)
+        code = Exit.PORT_IN_USE
+    except (CannotTrace, OSError) as exc:
         daemon.abandon()
         click.echo(f"dspy-bridge cannot start: {exc}", err=True)
         code = Exit.USAGE

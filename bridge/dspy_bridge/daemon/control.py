@@ -10,14 +10,20 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from dspy_bridge.daemon import variables
+from dspy_bridge import jsonlib
+from dspy_bridge.daemon import sampling, variables
+from dspy_bridge.daemon.chrome_trace import TraceEvents
 from dspy_bridge.daemon.configuration import Resolved, environment_name
+from dspy_bridge.daemon.exposition import exposition
 from dspy_bridge.daemon.failures import to_bridge_error
 from dspy_bridge.daemon.health import Watchdog, health
+from dspy_bridge.daemon.metrics_port import Page
+from dspy_bridge.daemon.observation import Observation
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.router import OpenRequest, Router
 from dspy_bridge.daemon.sessions import Sessions
 from dspy_bridge.daemon.stats import stats
+from dspy_bridge.daemon.tracing import Span, Tracer
 from dspy_bridge.protocol import arguments, commands, daemon_commands
 from dspy_bridge.protocol.commands import COMMANDS, Command
 from dspy_bridge.protocol.daemon_commands import StartSessionArgs
@@ -50,6 +56,8 @@ class Control:
         sessions: Sessions,
         resolved: Resolved,
         shutdown: Callable[[], None],
+        tracer: Tracer,
+        observation: Observation,
     ) -> None:
         self.router: Router | None = None
         self.watchdog: Watchdog | None = None
@@ -58,6 +66,8 @@ class Control:
         self._resolved = resolved
         self._options = resolved.options
         self._shutdown = shutdown
+        self._tracer = tracer
+        self._observation = observation
         self._started = time.monotonic()
         self._about = {
             "server_version": installed_version("dspy-bridge"),
@@ -83,6 +93,7 @@ class Control:
             "update_state": self._on_variable(variables.update_state),
             "cancel": self._cancel,
             "get_stats": self._get_stats,
+            "get_trace": self._get_trace,
             "describe_options": self._describe_options,
             "health": self._health,
             "shutdown": self._shut_down,
@@ -226,12 +237,42 @@ class Control:
         if named is not None:
             self.router.stop(named, RequestCancelled("the request was cancelled by its host"))
 
-    def _get_stats(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
+    # -- the daemon itself ---------------------------------------------------------------------
+
+    def identity(self) -> dict[str, Any]:
+        """What a trace says of the daemon it is of."""
+        about = self.ready()
+        return {name: about[name] for name in ("server_version", "dspy_version", "python_version", "boot_id", "pid")}
+
+    def _stats(self) -> dict[str, Any]:
         assert self.router is not None
-        opened.success(stats(self._supervisor, self.router, time.monotonic() - self._started, self.watchdog))
+        return stats(self._supervisor, self.router, time.monotonic() - self._started, self.watchdog)
+
+    def _get_stats(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
+        opened.success(self._stats())
+
+    def metrics_page(self) -> Page:
+        return Page(200, "text/plain; version=0.0.4; charset=utf-8", exposition(self._stats()).encode())
 
     def _health(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         opened.success(health(self._supervisor, self._options, self.watchdog))
+
+    def health_page(self) -> Page:
+        found = health(self._supervisor, self._options, self.watchdog)
+        return Page(503 if found["status"] == "failing" else 200, "application/json", jsonlib.dumps(found) + b"\n")
+
+    def _get_trace(self, opened: OpenRequest, args: daemon_commands.GetTraceArgs) -> None:
+        latest = list(self._tracer.latest)
+        if args.limit is not None:
+            latest = latest[max(0, len(latest) - args.limit) :]
+        now = [*self._observation.running(), *sampling.counts(self._supervisor)]
+
+        def measured(memory: list[Span]) -> None:
+            events = TraceEvents()
+            made = [event for span in (*latest, *now, *memory) for event in events.of(span)]
+            opened.success({"traceEvents": made, "displayTimeUnit": "ms", "otherData": self.identity()})
+
+        sampling.memory(self._supervisor, measured)
 
     def _describe_options(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         daemon = [

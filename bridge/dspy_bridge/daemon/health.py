@@ -13,6 +13,7 @@ import traceback
 from typing import Any, Final
 
 from dspy_bridge.daemon.options import DaemonOptions
+from dspy_bridge.daemon.timings import percentiles
 from session_supervisor.reactor import Reactor
 from session_supervisor.supervisor import Supervisor
 
@@ -133,8 +134,7 @@ def _disk(options: DaemonOptions) -> dict[str, str]:
 
 
 def _loop(watchdog: Watchdog | None) -> dict[str, str]:
-    lags = sorted(watchdog.lags) if watchdog is not None else []
-    lag = lags[len(lags) * 99 // 100] if lags else 0.0
+    lag = percentiles(watchdog.lags if watchdog is not None else ())[99] or 0.0
     return _check(
         "loop", "degraded" if lag > _SLOW_LOOP_S else "ok", f"99 of 100 beats at most {lag * 1000:.1f} ms late"
     )

@@ -98,6 +98,16 @@ class DaemonOptions(BaseModel):
     request_log_bytes: int = Field(
         1 << 20, ge=0, description="Most bytes of what a request prints that are passed on as log events."
     )
+    trace_file: str = Field(
+        "", description="Write a trace of everything to this file, for Perfetto; only its owner can read it."
+    )
+    trace_programs: bool = Field(
+        False, description="Have get_trace show model calls, modules and tools too, as a trace file and otel do."
+    )
+    otel: bool = Field(False, description="Send spans to an OpenTelemetry collector, which the OTEL_* variables name.")
+    metrics_port: int = Field(
+        0, ge=0, le=65_535, description="Serve figures to Prometheus, and health, on this port of loopback; 0: off."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged.")
     log_format: Literal["console", "json"] = Field("console", description="Lines for people, or one JSON object each.")
     log_file: str = Field("", description="Log to this file instead of stderr; only its owner can read it.")
@@ -130,6 +140,8 @@ class DaemonOptions(BaseModel):
             told["shared_cache"] = str(Path(self.shared_cache).absolute())
         if self.thread_safety_check:
             told["thread_safety_check"] = True
+        if self.trace_programs or self.trace_file or self.otel:
+            told["trace"] = True
         if self.allow_mcp:
             told["allow_mcp"] = True
         if self.allow_local_interpreter:

@@ -8,7 +8,6 @@ reply leaves for every request that had an id.
 from __future__ import annotations
 
 import codecs
-import collections
 import itertools
 import logging
 import time
@@ -17,6 +16,8 @@ from typing import Any
 
 from dspy_bridge.daemon.connection import Connection
 from dspy_bridge.daemon.failures import to_bridge_error
+from dspy_bridge.daemon.timings import Timings
+from dspy_bridge.daemon.tracing import MAX_NAME, Asked, Tracer, from_worker
 from dspy_bridge.protocol import envelope
 from dspy_bridge.protocol.codec import TOO_LARGE, Decoded
 from dspy_bridge.protocol.commands import Command, find
@@ -37,9 +38,11 @@ class OpenRequest:
     """A request that has not had its terminal reply: the sink its answers fall into."""
 
     __slots__ = (
+        "_asked",
         "_decoder",
         "_host_calls",
         "_log_left",
+        "_number",
         "_received",
         "_router",
         "_seq",
@@ -60,6 +63,8 @@ class OpenRequest:
         self._router = router
         self._seq = 0
         self._received = time.monotonic()
+        self._number = router.taken
+        self._asked: Asked | None = None
         self._log_left = router.log_limit
         self._host_calls: list[str] = []
         self._decoder: codecs.IncrementalDecoder | None = None
@@ -82,6 +87,22 @@ class OpenRequest:
         if self._log_left <= 0:
             self._send_event(envelope.event_tail("log", {"text": "", "truncated": True}))
 
+    def trace(self, body: bytes) -> None:
+        assert self.request is not None  # it runs
+        span = from_worker(body, self._as_asked(self.request), self.request.worker)
+        if span is not None:
+            self._router.tracer.record(span)
+
+    def _as_asked(self, request: Request | None) -> Asked:
+        """Made once: records of one request have one."""
+        if self._asked is None:
+            call, name = self.call, self.call.command[:MAX_NAME]
+            started, lane = (request.started_at, request.lane) if request is not None else (0.0, 0)
+            self._asked = Asked(
+                self._number, call.id, name, call.session_id, self._received, started, lane, call.traceparent
+            )
+        return self._asked
+
     def ask(self, body: bytes, answer: Callable[[bytes], None]) -> None:
         call_id = self._router.expect_answer(self, answer)
         self._host_calls.append(call_id)
@@ -89,6 +110,7 @@ class OpenRequest:
 
     def retried(self, failure: Failure) -> None:
         self._router.retries += 1
+        self._asked = None  # it begins anew
         error = to_bridge_error(failure).to_wire()
         self._send_event(envelope.event_tail("status", {"status": "retried", "after": error}))
 
@@ -103,13 +125,18 @@ class OpenRequest:
         if self.deadline is not None:
             self.deadline.cancel()
         self._router.close(self, self._host_calls)
-        self._router.failed += envelope.is_failure(self.call, body)
-        if self.request is not None:
-            self._router.latencies.append(time.monotonic() - self._received)
-            if self.request.started_at:
-                self._router.waits.append(self.request.started_at - self._received)
+        outcome = envelope.outcome(self.call, body)
+        self._router.failed += outcome != "success"
+        request = self.request
+        if request is not None:
+            self._router.latencies.add(time.monotonic() - self._received)
+            if request.started_at:
+                self._router.waits.add(request.started_at - self._received)
             self.request = None  # it holds this object: without the cycle both are freed at once
         self.connection.send(body)
+        if self.session is not None:
+            ended = request.decided_at if request is not None else time.monotonic()
+            self._router.tracer.request(self._as_asked(request), request.worker if request else 0, ended, outcome)
 
     def fail(self, failure: Failure) -> None:
         self.error(to_bridge_error(failure))
@@ -161,6 +188,7 @@ class Router:
         supervisor: Supervisor,
         control: Callable[[OpenRequest, Command], None],
         session_for: Callable[[str], Session],
+        tracer: Tracer,
         *,
         log_limit: int,
         has_adapter: Callable[[str], bool] = lambda _session_id: False,
@@ -168,9 +196,10 @@ class Router:
         self._has_adapter = has_adapter
         self.log_limit = log_limit
         self.open: OpenRequests = {}
-        self.latencies: collections.deque[float] = collections.deque(maxlen=1_000)
-        """Seconds from receipt to terminal reply of the latest requests that went to a session."""
-        self.waits: collections.deque[float] = collections.deque(maxlen=1_000)
+        self.tracer = tracer
+        self.latencies = Timings()
+        """From receipt to terminal reply, of the requests that went to a session."""
+        self.waits = Timings()
         """The part of it they waited for an interpreter."""
         self.retries = 0
         """Requests that began again because their interpreter had died."""

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Protocol
 
 from dspy_bridge.daemon.configuration import Resolved
 from dspy_bridge.daemon.connection import Connection
@@ -16,13 +17,19 @@ from dspy_bridge.daemon.control import Control
 from dspy_bridge.daemon.descriptors import pollable_input
 from dspy_bridge.daemon.health import Watchdog
 from dspy_bridge.daemon.listener import Listener
+from dspy_bridge.daemon.metrics_port import MetricsPort
 from dspy_bridge.daemon.notify import Notifier
+from dspy_bridge.daemon.observation import Observation
 from dspy_bridge.daemon.router import Router
+from dspy_bridge.daemon.sampling import Sampler
 from dspy_bridge.daemon.sessions import Sessions
+from dspy_bridge.daemon.telemetry import start_telemetry
+from dspy_bridge.daemon.trace_file import TraceFile
+from dspy_bridge.daemon.tracing import Tracer
 from dspy_bridge.protocol import envelope
 from dspy_bridge.protocol.codec import Framing
 from dspy_bridge.protocol.snapshot_parts import add_tally
-from session_supervisor.failures import DeathCertificate, RequestCancelled
+from session_supervisor.failures import RequestCancelled
 from session_supervisor.launchers.base import Application, Launcher
 from session_supervisor.launchers.fork import ForkLauncher
 from session_supervisor.launchers.spawn import SpawnLauncher
@@ -45,6 +52,7 @@ class Exit(enum.IntEnum):
     PRELOAD_FAILED = 3
     SOCKET_IN_USE = 4
     STATE_UNUSABLE = 5
+    PORT_IN_USE = 6
     KILLED = 143
     """A second SIGTERM ended it at once."""
 
@@ -58,6 +66,13 @@ APPLICATION = Application(
 _LAST_WORDS_S = 2.0
 
 
+class Consumer(Protocol):
+    """Something of the operator's that watches the daemon."""
+
+    def close(self) -> None:
+        """The daemon ends: finish, within a bound."""
+
+
 class Daemon:
     """One daemon. Add transports, then :meth:`run`. Raises :class:`StateUnusable`."""
 
@@ -65,24 +80,28 @@ class Daemon:
         self._options = options = resolved.options
         self._notifier = Notifier()
         self._reactor = Reactor(lambda exc: logger.error("a callback of the daemon failed", exc_info=exc))
+        self._tracer = Tracer()
+        observation = Observation(self._tracer)
         # First, because it may not be possible: then nothing has been begun.
         store = Store(Path(options.state_dir), self._reactor, options.state_sync) if options.state_dir else None
         self._supervisor = Supervisor(
-            self._reactor, self._make_launcher, options.for_supervisor(), self, add=add_tally, store=store
+            self._reactor, self._make_launcher, options.for_supervisor(), observation, add=add_tally, store=store
         )
         sessions = Sessions(self._supervisor, options)
         for stored in store.load() if store else ():
             sessions.restore(stored)
-        self._control = Control(self._supervisor, sessions, resolved, self.shut_down)
+        self._control = Control(self._supervisor, sessions, resolved, self.shut_down, self._tracer, observation)
         self._router = Router(
             self._supervisor,
             self._control.serve,
             sessions.needed,
+            self._tracer,
             log_limit=options.request_log_bytes,
             has_adapter=sessions.has_adapter,
         )
         self._control.router = self._router
         self._watchdog = self._control.watchdog = Watchdog(self._reactor)
+        self._consumers: list[Consumer] = []
         self._primary: Connection | None = None
         self._connections: set[Connection] = set()
         self._listener: Listener | None = None
@@ -100,6 +119,24 @@ class Daemon:
         python = self._options.python or sys.executable
         forks = self._options.template_max_forks
         return ForkLauncher(reactor, reaper, APPLICATION, python=python, max_forks=forks, env=env)
+
+    # -- who watches ---------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Begin what the options ask for: a trace file, OpenTelemetry, a port for Prometheus. Raises
+        :class:`CannotTrace`, :class:`PortInUse`; then :meth:`abandon` it."""
+        options = self._options
+        if options.trace_file:
+            file = TraceFile(self._reactor, options.trace_file, self._control.identity())
+            self._tracer.listen(file.take)
+            self._consumers += [Sampler(self._reactor, self._supervisor, file.take), file]
+        if options.otel:
+            exporter = start_telemetry(self._control.identity())
+            self._tracer.listen(exporter.take)
+            self._consumers.append(exporter)
+        if options.metrics_port:
+            pages = {"/metrics": self._control.metrics_page, "/health": self._control.health_page}
+            self._consumers.append(MetricsPort(self._reactor, options.metrics_port, pages))
 
     # -- transports ----------------------------------------------------------------------------
 
@@ -189,6 +226,8 @@ class Daemon:
         self._watchdog.start()
         self._reactor.run()
         self._watchdog.stop()
+        for consumer in self._consumers:
+            consumer.close()
         for connection in list(self._connections):
             connection.close()
         self._reactor.close()
@@ -196,6 +235,10 @@ class Daemon:
 
     def abandon(self) -> None:
         """It cannot serve after all: let go of what was begun for it."""
+        for consumer in self._consumers:
+            consumer.close()
+        if self._listener is not None:
+            self._listener.close()
         self._supervisor.abandon()
 
     def _ready(self) -> None:
@@ -248,14 +291,3 @@ class Daemon:
             connection.when_flushed(one_flushed)
         self._reactor.call_later(_LAST_WORDS_S, self._reactor.stop)
         one_flushed()
-
-    # -- the supervisor's observer -------------------------------------------------------------
-
-    def session_printed(self, session_id: str, data: bytes) -> None:
-        text = data.decode(errors="replace").rstrip()
-        logger.info("session %s printed: %s", session_id, text, extra={"session": session_id})
-
-    def worker_died(self, session_id: str, certificate: DeathCertificate) -> None:
-        facts = {"session": session_id, "worker": certificate.pid}
-        said = (session_id, certificate.pid, certificate.describe())
-        logger.warning("the interpreter of session %s (pid %d) %s", *said, extra=facts)

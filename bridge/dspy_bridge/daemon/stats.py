@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 import psutil
@@ -12,6 +11,7 @@ import psutil
 from dspy_bridge.daemon.health import Watchdog
 from dspy_bridge.daemon.router import Router
 from dspy_bridge.daemon.sessions import Sessions
+from dspy_bridge.daemon.timings import in_ms
 from session_supervisor.os_facts import private_memory
 from session_supervisor.supervisor import Supervisor
 
@@ -40,8 +40,10 @@ def stats(supervisor: Supervisor, router: Router, uptime: float, watchdog: Watch
             "open": len(router.open),
             "overloaded": counters.overloads,
             "retried": router.retries,
-            "latency_ms": _percentiles(router.latencies),
-            "queue_ms": _percentiles(router.waits),
+            "latency_ms": router.latencies.latest(),
+            "queue_ms": router.waits.latest(),
+            "latency": router.latencies.histogram(),
+            "queue": router.waits.histogram(),
         },
         "workers": {
             "spare": supervisor.pool.spare_count,
@@ -60,7 +62,7 @@ def stats(supervisor: Supervisor, router: Router, uptime: float, watchdog: Watch
             "limit": supervisor.leases.limit,
         },
         "processes": supervisor.processes,
-        "loop_lag_ms": _percentiles(watchdog.lags) if watchdog is not None else None,
+        "loop_lag_ms": in_ms(watchdog.lags) if watchdog is not None else None,
         "launcher": launcher,
         "memory_mb": {
             "daemon": _memory_mb(os.getpid()),
@@ -83,15 +85,6 @@ def _as_dspex(supervisor: Supervisor, router: Router, uptime: float) -> dict[str
         "memory_usage": {"rss": memory.rss, "vms": memory.vms, "percent": round(process.memory_percent(), 3)},
         "dspy_available": True,
         "gemini_available": True,
-    }
-
-
-def _percentiles(seconds: Iterable[float]) -> dict[str, float | None]:
-    """Of the latest requests that went to a session, in milliseconds; null before the first."""
-    ordered = sorted(seconds)
-    return {
-        f"p{share}": round(ordered[len(ordered) * share // 100] * 1000, 3) if ordered else None
-        for share in (50, 90, 99)
     }
 
 

@@ -77,6 +77,13 @@ _ROWS: Final = (
     ),
     Command("cancel", "daemon", daemon.CancelArgs, daemon.CancelResult, "End an open request with cancelled."),
     Command("get_stats", "daemon", NoArgs, Result, "Counts, the pool, the template, memory."),
+    Command(
+        "get_trace",
+        "daemon",
+        daemon.GetTraceArgs,
+        daemon.TraceResult,
+        "What happened lately, as Perfetto and chrome://tracing read it.",
+    ),
     Command("health", "daemon", NoArgs, daemon.HealthResult, "Whether the daemon can do its work, check by check."),
     Command(
         "describe_options",

@@ -109,6 +109,16 @@ class EndSessionResult(Result):
     status: Literal["ended", "not_found"]
 
 
+class GetTraceArgs(Args):
+    limit: int | None = Field(None, ge=0, description="Only so many of the latest records (absent: all that are kept).")
+
+
+class TraceResult(Result):
+    traceEvents: list[dict[str, Any]] = Field(description="In Chrome's trace event format; times in microseconds.")  # noqa: N815
+    displayTimeUnit: Literal["ms"]  # noqa: N815
+    otherData: dict[str, Any] = Field(description="Of the daemon: server_version, boot_id and more.")  # noqa: N815
+
+
 class HealthCheck(BaseModel):
     check: str
     status: Literal["ok", "degraded", "failing"]

@@ -176,6 +176,22 @@ def is_failure(call: Call, reply: bytes) -> bool:
     return reply.startswith(head % jsonlib.dumps(call.id))
 
 
+def outcome(call: Call, reply: bytes) -> str:
+    """``success``, or the code of the error that a reply to ``call`` is: always one of the closed list."""
+    if not is_failure(call, reply):
+        return "success"
+    try:
+        error = jsonlib.loads(reply)["error"]
+        code = (error["data"] if call.rpc else error)["code"]
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # an interpreter's bytes are forwarded as they are, and so may be anything
+        return "internal"
+    return code if isinstance(code, str) and code in ERRORS else "internal"
+
+
 def event(call_id: CallId, rpc: bool, seq: int, tail: bytes) -> bytes:
     """The event frame number ``seq`` of a request, from its :func:`event_tail`."""
     head = b'{"id":%b,"seq":%d,' % (jsonlib.dumps(call_id), seq)

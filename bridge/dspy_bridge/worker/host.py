@@ -29,6 +29,12 @@ class Host:
         if self._channel is not None and serving is not None:
             self._channel.send(Kind.EVENT, serving, event_tail(event, data))
 
+    def trace(self, span: list[Any]) -> None:
+        """Tell the daemon, not the host, what the request under way did."""
+        serving = self._channel.under_way() if self._channel is not None else None
+        if self._channel is not None and serving is not None:
+            self._channel.send(Kind.TRACE, serving, jsonlib.dumps(span))
+
     @contextlib.contextmanager
     def lease(self) -> Iterator[None]:
         """Wait for one of the daemon's leases and hold it."""

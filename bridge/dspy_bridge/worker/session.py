@@ -33,6 +33,7 @@ from dspy_bridge.worker.leased_calls import LeasedCalls
 from dspy_bridge.worker.model_shelf import ModelShelf
 from dspy_bridge.worker.program_shelf import ProgramShelf, named_program
 from dspy_bridge.worker.settings import Settings
+from dspy_bridge.worker.spans import Spans
 from dspy_bridge.worker.state import State
 
 _REQUEST_SECRETS: ContextVar[list[dict[str, Any]]] = ContextVar("request_secrets", default=[])  # noqa: B039
@@ -44,7 +45,11 @@ class SessionRuntime:
     def __init__(self, birth: Mapping[str, Any], host: Host) -> None:
         self.id: str = birth["session_id"]
         self.host = host
-        self.callbacks: Sequence[Any] = [LeasedCalls(host)] if birth.get("lease_lm_calls") else []
+        # A call waits for its lease before it counts as begun.
+        self.callbacks: Sequence[Any] = [
+            *([LeasedCalls(host)] if birth.get("lease_lm_calls") else ()),
+            *([Spans(host)] if birth.get("trace") else ()),
+        ]
         self.state = State()
         self.models = ModelShelf(self.state, host)
         self.settings = Settings(self.models.named, birth.get("shared_cache"))

@@ -1,0 +1,1 @@
+"""What people look at: a daemon as it is now (``top``), and what happened in it (``trace``, ``report``)."""
