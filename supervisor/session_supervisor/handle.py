@@ -237,7 +237,7 @@ class WorkerHandle:
     def _finish(self, number: int, body: bytes) -> None:
         request = self.in_flight.get(number)
         parts = self._parts.pop(number, {})
-        if self.threads > 1 and (request is None or request.stopping is not None):
+        if self.threads > 1 and (request is None or (request.stopping is not None and not request.mutating)):
             # Its reply is of no interest, but among the changes may be those of the requests beside it.
             if parts:
                 self.owner.worker_checkpoint(self, parts)

@@ -29,6 +29,7 @@ ignored, output always ends with `\\n`. `--framing packet4`: a 4-byte big-endian
 `id`: an integer or a string of 1 to 512 characters, unique among the connection's open requests. `session_id`: at the top
 level or inside `args`; absent means `"default"`. Unknown sessions start by themselves unless the daemon runs with
 `--explicit-sessions`. `timeout_ms` counts from receipt, queue time included. Unknown top-level fields are ignored.
+`traceparent` (W3C) makes the request part of its host's trace, where the daemon reports to OpenTelemetry.
 
 `"retry": "if_idempotent"`: should the interpreter die of this request, it begins again, once, on a fresh one, and a
 `status` event (`{"status": "retried", "after": <error>}`) says so. Within the session nothing has happened by then (what a request

@@ -35,7 +35,7 @@ from session_supervisor.supervisor import Supervisor
 CAPABILITIES: Final = [
     *("sessions", "recycling", "hibernation", "export", "branch", "pools", "limits", "retry"),
     *("cancel", "log_events", "json_rpc", "host_calls", "streaming", "batches", "evaluation"),
-    *("compilation", "retrieval", "mcp"),
+    *("compilation", "retrieval", "mcp", "tracing"),
 ]
 
 

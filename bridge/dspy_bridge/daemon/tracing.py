@@ -2,7 +2,7 @@
 
 A record is made when something has ended, holds names, times and outcomes, and never arguments, inputs, outputs
 or texts of errors. The latest are always kept (``get_trace``); listeners (a trace file, OpenTelemetry) get each as it
-comes. With no listener a request costs one tuple and one append.
+comes. With no listener a request costs two tuples and an append.
 """
 
 from __future__ import annotations
