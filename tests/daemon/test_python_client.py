@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,14 @@ def session(bridge: Bridge, request: pytest.FixtureRequest) -> Iterator[Session]
 
 def written(**fields: Any) -> str:
     return "\n\n".join([*(f"[[ ## {name} ## ]]\n{value}" for name, value in fields.items()), "[[ ## completed ## ]]"])
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Ask until it is so."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to that in time"
+        time.sleep(0.01)
 
 
 def add(a: int, b: int = 1) -> int:
@@ -147,8 +155,75 @@ def test_sessions_do_not_meet_each_others_functions_of_one_name(bridge: Bridge) 
         assert [ask(question="?").answer for ask in asking] == ["one", "two"]
 
 
+def test_functions_of_one_name_are_each_themselves(session: Session) -> None:
+    def make(word: str) -> Any:
+        return lambda request: written(answer=word)
+
+    one, two = make("one"), make("two")
+    asking = [session.program("question -> answer", lm=model) for model in (one, two, one)]
+    assert [ask(question="?").answer for ask in asking] == ["one", "two", "one"]
+    assert session.as_lm(one) == session.as_lm(one) != session.as_lm(two)
+
+
+def test_an_evaluation_keeps_its_metric_while_another_one_waits(session: Session) -> None:
+    qa = session.program("question -> answer")
+    scores: list[float] = []
+
+    def bad() -> Any:
+        def metric(example: dict[str, Any], prediction: dict[str, Any]) -> float:
+            return 0.0
+
+        return metric
+
+    waiting = threading.Thread(target=lambda: scores.append(qa.evaluate(TRAIN, bad())["score"]))
+
+    def metric(example: dict[str, Any], prediction: dict[str, Any]) -> float:
+        if waiting.ident is None:
+            waiting.start()
+            until(lambda: session.info()["queued"] == 1)
+        return 1.0
+
+    assert qa.evaluate(TRAIN, metric, max_concurrency=1)["score"] == 100.0
+    waiting.join(30)
+    assert scores == [0.0]
+
+
+def test_two_tools_of_one_name_are_refused_and_the_first_one_stays(session: Session) -> None:
+    first = add
+
+    def other(a: int, b: int) -> int:
+        return a * b
+
+    session.configure_lm(agent_model)
+    agent = session.program("question -> answer", program_type="react", tools=[first])
+    other.__name__ = "add"
+    for clashing in (other, {"name": "add", "call": other}):
+        with pytest.raises(ValueError, match="another function is the tool 'add'"):
+            session.program("question -> answer", program_type="react", tools=[clashing])
+    assert session.as_tools([first])[0]["name"] == "add"
+    assert str(agent(question="2 + 3?").trajectory["observation_0"]) == "5"
+
+    def add_(example: dict[str, Any], prediction: dict[str, Any]) -> bool:
+        return True
+
+    add_.__name__ = "add"  # a metric and a tool do not get in each other's way
+    qa = session.program("question -> answer", lm={"model": "scripted", "answers": [{"answer": "right"}]})
+    assert qa.evaluate(TRAIN, add_)["score"] == 100.0
+
+
+def test_a_session_of_an_earlier_ones_name_has_none_of_its_functions(bridge: Bridge) -> None:
+    def add(a: int) -> int:
+        return a
+
+    earlier = bridge.session("twice")
+    earlier.as_tools([add])
+    bridge.call("end_session", session="twice")
+    with bridge.session("twice") as later:
+        assert later.as_tools([globals()["add"]])[0]["name"] == "add"
+
+
 def test_an_embedder_may_be_a_function(session: Session) -> None:
-    session.configure_embedder(lambda texts: [[float("b" in text), 1.0] for text in texts])
+    session.configure_embedder(lambda many: [[float("b" in text), 1.0] for text in many])
     look = session.program(program_type="retrieve", options={"corpus": ["aaa", "bbb"], "k": 1})
     assert look(query="b?").passages == ["bbb"]
 

@@ -176,11 +176,10 @@ class AsyncSession(SessionCommands[Awaitable[Any]]):
         await self.call("end_session")
 
     async def __aenter__(self) -> AsyncSession:
-        config, work = read_lm(self._lm)
+        config, function = read_lm(self._lm)
         options = {**self._options, **({} if config is None else {"lm": config})}
         self.id = (await self._bridge.call("start_session", options, session=self.id or None))["session_id"]
-        if work is not None:
-            self.as_lm(work)
+        self._begun(function)
         return self
 
     async def __aexit__(

@@ -75,12 +75,11 @@ class Bridge:
     def session(self, session_id: str | None = None, *, lm: LM | None = None, **options: Any) -> Session:
         """A new session, ended at the end of a ``with`` block. ``options``: arguments of ``start_session``, such as
         ``settings``, ``env``, ``ttl_s``, ``max_memory_mb``, ``workers``."""
-        config, work = read_lm(lm)
+        config, function = read_lm(lm)
         if config is not None:
             options["lm"] = config
         session = Session(self, self._engine, self.call("start_session", options, session=session_id)["session_id"])
-        if work is not None:
-            session.as_lm(work)
+        session._begun(function)
         self.begun.add(session.id)
         return session
 

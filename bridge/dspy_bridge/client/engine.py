@@ -37,6 +37,14 @@ class _Open:
     on_event: OnEvent
 
 
+@dataclass(frozen=True, slots=True)
+class _Hosted:
+    """``work`` is how the function is called with what a program sends."""
+
+    function: Callable[..., Any]
+    work: Callable[..., Any]
+
+
 class Engine:
     """See the module. ``ready`` is the content of the ready frame."""
 
@@ -53,7 +61,7 @@ class Engine:
         self._wire = wire
         self._ids = itertools.count(1)
         self._open: dict[int, _Open] = {}
-        self._hosted: dict[tuple[str, str | None, str], Callable[..., Any]] = {}
+        self._hosted: dict[tuple[str, str, str], _Hosted] = {}
         self._changing = threading.Lock()
         self._writing = threading.Lock()
         self._gone: TransportError | None = None
@@ -108,14 +116,37 @@ class Engine:
         except TransportError:
             return
 
-    def host(self, kind: str, session: str | None, name: str, work: Callable[..., Any]) -> None:
-        """Serve calls of that kind and name from that session (None: from any)."""
-        self._hosted[kind, session, name] = work
+    def host(
+        self,
+        kind: str,
+        session: str,
+        name: str,
+        function: Callable[..., Any],
+        work: Callable[..., Any] | None = None,
+        *,
+        exact: bool = False,
+    ) -> str:
+        """Serve calls of that kind from that session by ``work`` (default: the function itself), and return
+        the name to call it by: the one given, with a number where another function has that.
+
+        Raises ``ValueError`` instead if it must be ``exact``.
+        """
+        with self._changing:
+            used, number = name, 1
+            while True:
+                there = self._hosted.setdefault((kind, session, used), _Hosted(function, work or function))
+                if there.function is function or there.function == function:
+                    return used
+                if exact:
+                    message = f"in session {session!r} another function is the {kind} {name!r} already"
+                    raise ValueError(f"{message}: give one of the two another name, or a session of its own")
+                number += 1
+                used = f"{name}-{number}"
 
     def forget_session(self, session: str) -> None:
-        """It has ended: its functions are not called any more."""
-        for key in [key for key in self._hosted if key[1] == session]:
-            del self._hosted[key]
+        """It has ended, or has just begun: functions lent to one of that name are not called any more."""
+        with self._changing:
+            self._hosted = {key: hosted for key, hosted in self._hosted.items() if key[1] != session}
 
     def _send(self, frame: Mapping[str, Any]) -> None:
         body = jsonlib.dumps(frame, option=jsonlib.OPT_NON_STR_KEYS)
@@ -165,10 +196,11 @@ class Engine:
 
     def _serve(self, frame: dict[str, Any]) -> Any:
         kind, name, args = frame["call"], frame["name"], frame["args"]
-        work = self._hosted.get((kind, frame["session_id"], name)) or self._hosted.get((kind, None, name))
-        if work is None:
+        with self._changing:
+            hosted = self._hosted.get((kind, frame["session_id"], name))
+        if hosted is None:
             raise LookupError(f"this host has no {kind} {name!r}")
-        made = work(args) if kind == "lm" else work(**args)
+        made = hosted.work(args) if kind == "lm" else hosted.work(**args)
         if not inspect.isawaitable(made):
             return made
 
