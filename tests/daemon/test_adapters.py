@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import dspy_bridge
 from dspy_bridge.client import Client, CommandFailed
 
 Frame = dict[str, Any]
 MODULE = "tests.support.adapters"
+FLAGS = ["--allow-import", "tests.support"]
 
 
 @pytest.fixture(scope="module")
 def allowing() -> Iterator[Client]:
-    client = Client.spawn(["--allow-import", "tests.support"])
+    client = Client.spawn(FLAGS)
     yield client
     assert client.close() == 0
 
@@ -45,7 +48,7 @@ def refusal(client: Client, session: str, command: str, args: Frame) -> Frame:
 
 def test_tools_are_listed_with_the_schema_of_their_annotations(allowing: Client, plain: str) -> None:
     tools = {one["name"]: one for one in allowing.call("list_tools", session=plain)["tools"]}
-    assert tools.keys() == {"greet", "move", "count", "fail", "remember", "blas_threads"}
+    assert tools.keys() == {"greet", "move", "count", "fail", "remember", "blas_threads", "nothing", "shelf"}
     assert tools["greet"]["description"] == "Greets somebody."
     assert tools["greet"]["args"]["properties"]["loud"] == {"default": False, "title": "Loud", "type": "boolean"}
     assert tools["greet"]["args"]["required"] == ["name"]
@@ -66,6 +69,26 @@ def test_a_generator_streams_its_items(allowing: Client, plain: str) -> None:
     assert done == {"tool": "count", "result": "counted to 3", "items": 3}
     items = [one["data"] for one in events if one["event"] == "item"]
     assert items == [{"index": n, "value": n} for n in range(3)]
+
+
+def test_the_clients_stream_whatever_a_tool_results_in() -> None:
+    async def awaited() -> list[Any]:
+        async with dspy_bridge.aconnect(args=FLAGS) as bridge:
+            async with bridge.session(adapter=f"{MODULE}:Plain") as session:
+                return [
+                    [one async for one in session.stream("greet", {"name": "Ann"})][-1],
+                    [one async for one in session.stream("blas_threads")][-1],
+                    [one async for one in session.stream("nothing")][-1],
+                    [one async for one in session.stream("shelf")][-1],
+                ]
+
+    results = ["hello, Ann", "1", None, {"outputs": [1]}]
+    with dspy_bridge.connect(args=FLAGS) as bridge, bridge.session(adapter=f"{MODULE}:Plain") as session:
+        given = [("greet", {"name": "Ann"}), ("blas_threads", {}), ("nothing", {}), ("shelf", {})]
+        assert [session.stream(name, args).result for name, args in given] == results
+        with session.stream("count", {"to": 2}) as stream:
+            assert [one.data["value"] for one in stream if one.event == "item"] == [0, 1]
+    assert asyncio.run(awaited()) == results
 
 
 def test_one_instance_lives_as_long_as_its_interpreter_and_what_is_kept_lives_longer(

@@ -143,6 +143,19 @@ def test_what_a_tool_raises_is_observed_and_a_lambda_is_no_tool(session: Session
         session.program("a -> b", program_type="react", tools=[lambda a: a])
 
 
+@pytest.mark.parametrize("given", [SystemExit("leaving"), asyncio.CancelledError("leaving"), "\ud800", 2**70])
+def test_a_tool_that_cannot_answer_says_why(session: Session, given: Any) -> None:
+    def add(a: int, b: int) -> Any:
+        if isinstance(given, BaseException):
+            raise given
+        return given
+
+    session.configure_lm(agent_model)
+    done = session.program("question -> answer", program_type="react", tools=[add])(question="2 + 3?")
+    assert done.trajectory["observation_0"].startswith("Error: ")
+    assert "the host's tool 'add' failed: " in done.trajectory["observation_0"]
+
+
 def test_sessions_do_not_meet_each_others_functions_of_one_name(bridge: Bridge) -> None:
     def make(word: str) -> Any:
         def mine(request: dict[str, Any]) -> str:
@@ -247,6 +260,89 @@ def test_leaving_a_stream_cancels_it(bridge: Bridge, session: Session) -> None:
     session.configure_lm("scripted")
     assert qa(question="?").answer
     assert time.monotonic() - began < 10
+
+
+def open_requests(bridge: Bridge) -> int:
+    """Those the daemon has been sent and not answered, beside this one."""
+    return int(bridge.call("get_stats")["requests"]["open"]) - 1
+
+
+def test_a_stream_nobody_holds_any_more_is_cancelled(bridge: Bridge, session: Session) -> None:
+    session.configure_lm("scripted", delay_ms=60_000)
+    qa = session.program("question -> answer")
+    for event in qa.stream(question="?"):
+        assert event.event == "status"
+        assert open_requests(bridge) == 1
+        break
+    until(lambda: open_requests(bridge) == 0)
+    with pytest.raises(TypeError):
+        session.stream("execute_program", {"program_id": object()})
+    session.configure_lm("scripted")
+    assert qa(question="?").answer
+
+
+def test_a_stream_left_within_the_garbage_collector_holds_up_nobody(bridge: Bridge, session: Session) -> None:
+    """Collections come whenever they like, also while this very thread is sending something."""
+    session.configure_lm("scripted", delay_ms=60_000)
+    stream = session.program("question -> answer").stream(question="?")
+    assert next(stream).event == "status"
+    held = [stream]
+    del stream
+    with bridge._engine._changing, bridge._engine._writing:
+        held.clear()
+    until(lambda: open_requests(bridge) == 0)
+
+
+def test_what_is_cancelled_last_is_cancelled_before_the_connection_ends(folder: Path) -> None:
+    with serving(folder / "s") as path, dspy_bridge.connect(path) as watching:
+        with dspy_bridge.connect(path) as bridge:
+            slow = bridge.session("slow", lm={"model": "scripted", "delay_ms": 60_000})
+            with slow.program("question -> answer").stream(question="?") as stream:
+                next(stream)
+        until(lambda: open_requests(watching) == 0)
+    began = time.monotonic()
+    with dspy_bridge.connect() as bridge:
+        slow = bridge.session("slow", lm={"model": "scripted", "delay_ms": 60_000})
+        with slow.program("question -> answer").stream(question="?") as stream:
+            next(stream)
+    assert bridge.close() == 0
+    assert time.monotonic() - began < 12
+
+
+def test_what_a_listener_raises_is_raised_by_the_call_and_harms_nobody(bridge: Bridge, session: Session) -> None:
+    slow = session.program("question -> answer", lm={"model": "scripted", "delay_ms": 60_000})
+    asked = {"program_id": slow.id, "inputs": {"question": "?"}, "stream": True}
+
+    def listen(event: str, data: dict[str, Any]) -> None:
+        raise ZeroDivisionError("in the listener")
+
+    with pytest.raises(ZeroDivisionError, match="in the listener"):
+        bridge.call("execute_program", asked, session=session.id, on_event=listen)
+    until(lambda: open_requests(bridge) == 0)
+    assert session.program("question -> answer")(question="?").answer == "right"
+
+
+def test_a_listener_that_would_wait_for_itself_is_told_so(bridge: Bridge, session: Session) -> None:
+    qa = session.program("question -> answer")
+    asked = {"program_id": qa.id, "inputs": {"question": "?"}, "stream": True}
+    with pytest.raises(RuntimeError, match="on_event"):
+        bridge.call("execute_program", asked, session=session.id, on_event=lambda *_: bridge.call("ping"))
+
+
+def test_an_interrupt_of_whatever_kind_cancels_the_request(bridge: Bridge, session: Session) -> None:
+    slow = session.program("question -> answer", lm={"model": "scripted", "delay_ms": 60_000})
+
+    def leave(*_: object) -> None:
+        raise SystemExit("told to leave")
+
+    before = signal.signal(signal.SIGUSR1, leave)
+    try:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(SystemExit, match="told to leave"):
+            slow(question="?")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    until(lambda: open_requests(bridge) == 0)
 
 
 def test_a_timeout_is_kept_by_the_daemon(session: Session) -> None:
@@ -392,3 +488,42 @@ def test_a_cancelled_task_cancels_its_request() -> None:
             assert time.monotonic() - began < 10
 
     asyncio.run(main())
+
+
+def test_what_a_listener_raises_in_the_loop_cancels_the_request() -> None:
+    async def main() -> None:
+        async with dspy_bridge.aconnect() as bridge, bridge.session(lm="scripted") as session:
+            qa = await session.program("question -> answer", lm={"model": "scripted", "delay_ms": 60_000})
+            asked = {"program_id": qa.id, "inputs": {"question": "?"}, "stream": True}
+
+            def listen(event: str, data: dict[str, Any]) -> None:
+                raise ZeroDivisionError("in the listener")
+
+            with pytest.raises(ZeroDivisionError, match="in the listener"):
+                await bridge.call("execute_program", asked, session=session.id, on_event=listen)
+
+            async def cancelled() -> None:
+                while (await bridge.call("get_stats"))["requests"]["open"] > 1:
+                    await asyncio.sleep(0.01)
+
+            await asyncio.wait_for(cancelled(), 30)
+
+    asyncio.run(main())
+
+
+def test_a_reply_to_a_loop_that_has_ended_is_dropped() -> None:
+    left: list[dspy_bridge.AsyncBridge] = []
+
+    async def main() -> None:
+        bridge = dspy_bridge.aconnect()
+        left.append(await bridge.__aenter__())
+        session = await bridge.session(lm={"model": "scripted", "delay_ms": 300}).__aenter__()
+        await session.program("question -> answer", id="qa")
+        task = asyncio.create_task(session["qa"](question="?"))
+        while not (await session.info())["in_flight"]:
+            await asyncio.sleep(0.01)
+        task.cancel()
+
+    asyncio.run(main())
+    assert asyncio.run(left[0].call("ping"))
+    assert asyncio.run(left[0].close()) == 0

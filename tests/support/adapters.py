@@ -53,6 +53,14 @@ class Plain(Adapter):
         raise RuntimeError("it broke")
 
     @tool
+    def nothing(self) -> None:
+        pass
+
+    @tool
+    def shelf(self) -> dict[str, list[int]]:
+        return {"outputs": [1]}
+
+    @tool
     def remember(self, value: Any) -> dict[str, Any]:
         before = self.session.get("kept")
         self.session.put("kept", value)

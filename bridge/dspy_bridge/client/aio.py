@@ -10,12 +10,13 @@ Cancelling a task cancels its request at the daemon. Coroutine functions may be 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from dspy_bridge.client.commands import LM, Event, Execution, SessionCommands
+from dspy_bridge.client.commands import LM, Event, Execution, SessionCommands, read_result
 from dspy_bridge.client.engine import Engine, OnEvent
 from dspy_bridge.client.hosted import read_lm
 
@@ -56,9 +57,12 @@ class AsyncBridge:
     ) -> Any:
         """See :meth:`dspy_bridge.client.bridge.Bridge.call`; ``on_event`` is called in the loop."""
         call = _Call(self._engine, command, args or {}, session, timeout)
-        while (event := await call.next()) is not None:
-            on_event(event.event, event.data)
-        return call.result
+        try:
+            while (event := await call.next()) is not None:
+                on_event(event.event, event.data)
+            return call.result
+        finally:
+            call.close()
 
     def session(self, session_id: str | None = None, *, lm: LM | None = None, **options: Any) -> AsyncSession:
         """A new session, begun and ended by ``async with``. ``options``: arguments of ``start_session``."""
@@ -98,7 +102,7 @@ class _Call:
         loop = asyncio.get_running_loop()
 
         def put(what: Any) -> None:
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
                 loop.call_soon_threadsafe(said.put_nowait, what)
 
         self._number = engine.submit(
@@ -111,12 +115,8 @@ class _Call:
         )
 
     async def next(self) -> Event | None:
-        """The next event; None once ``result`` is there. Raises as a call does; being cancelled cancels it."""
-        try:
-            said = await self._said.get()
-        except asyncio.CancelledError:
-            self.close()
-            raise
+        """The next event; None once ``result`` is there. Raises as a call does."""
+        said = await self._said.get()
         if isinstance(said, Event):
             return said
         self.ended = True
@@ -127,6 +127,7 @@ class _Call:
         return None
 
     def close(self) -> None:
+        """Cancel the request if it is still under way."""
         if not self.ended:
             self.ended = True
             self._engine.cancel(self._number)
@@ -166,7 +167,7 @@ class AsyncSession(SessionCommands[Awaitable[Any]]):
             while (event := await call.next()) is not None:
                 self._heard(event.event, event.data)
                 yield event
-            yield Execution.read(call.result) if "outputs" in call.result else call.result
+            yield read_result(command, call.result)
         finally:
             call.close()
 

@@ -47,6 +47,11 @@ class Execution:
         return self.outputs[name]
 
 
+def read_result(command: str, result: Any) -> Any:
+    """What a command came to as the client gives it: an execution as an object, everything else as it is."""
+    return Execution.read(result) if command == "execute_program" else result
+
+
 @dataclass(frozen=True)
 class Event:
     """One event of a request, before its result: ``token``, ``status``, ``progress``, ``item`` or ``log``."""

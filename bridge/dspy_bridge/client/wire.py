@@ -57,9 +57,14 @@ class Wire:
         fd = connection.detach()
         return cls(fd, fd)
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this is a fork of the process it was made in."""
+        return os.getpid() != self._pid
+
     def check(self) -> None:
         """Raises :class:`UsedAfterFork` in any process but the one that made it."""
-        if os.getpid() != self._pid:
+        if self.is_foreign:
             raise UsedAfterFork("this bridge belongs to the process it was made in; make another after a fork")
 
     def send(self, body: bytes) -> None:
@@ -90,12 +95,15 @@ class Wire:
             self._buffer += data
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
-        frame: dict[str, Any] = jsonlib.loads(line)
+        try:
+            frame: dict[str, Any] = jsonlib.loads(line)
+        except jsonlib.JSONDecodeError as exc:
+            raise TransportError(f"what was received is no frame of a daemon: {exc}") from None
         return frame
 
     def end(self) -> None:
         """Say that no more is sent, and that nothing more is wanted of a shared daemon. Idempotent."""
-        if os.getpid() == self._pid and self._write_fd >= 0:
+        if not self.is_foreign and self._write_fd >= 0:
             if self.process is None:
                 with socket.socket(fileno=os.dup(self._write_fd)) as connection:
                     connection.shutdown(socket.SHUT_RDWR)
@@ -103,9 +111,15 @@ class Wire:
                 os.close(self._write_fd)
                 self._write_fd = -1
 
+    def abandon(self) -> None:
+        """Let go of what has not even begun well; a private daemon is not waited for."""
+        if self.process is not None:
+            self.process.kill()
+        self.close()
+
     def close(self, timeout: float = 15.0) -> int | None:
         """Let go; a private daemon ends. Returns its exit code. Idempotent."""
-        if os.getpid() == self._pid and self.process is not None:
+        if not self.is_foreign and self.process is not None:
             # A daemon that still has something to say must be able to say it: its output is closed last.
             if self._write_fd >= 0:
                 os.close(self._write_fd)
