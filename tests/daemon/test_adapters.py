@@ -73,19 +73,17 @@ def test_a_generator_streams_its_items(allowing: Client, plain: str) -> None:
 
 def test_the_clients_stream_whatever_a_tool_results_in() -> None:
     async def awaited() -> list[Any]:
-        async with dspy_bridge.aconnect(args=FLAGS) as bridge:
-            async with bridge.session(adapter=f"{MODULE}:Plain") as session:
-                return [
-                    [one async for one in session.stream("greet", {"name": "Ann"})][-1],
-                    [one async for one in session.stream("blas_threads")][-1],
-                    [one async for one in session.stream("nothing")][-1],
-                    [one async for one in session.stream("shelf")][-1],
-                ]
+        given = dspy_bridge.aconnect(args=FLAGS)
+        async with given as bridge, bridge.session(adapter=f"{MODULE}:Plain") as session:
+            said = []
+            for name, args in asked:
+                said.append([one async for one in session.stream(name, args)][-1])
+            return said
 
+    asked: list[tuple[str, Frame]] = [("greet", {"name": "Ann"}), ("blas_threads", {}), ("nothing", {}), ("shelf", {})]
     results = ["hello, Ann", "1", None, {"outputs": [1]}]
     with dspy_bridge.connect(args=FLAGS) as bridge, bridge.session(adapter=f"{MODULE}:Plain") as session:
-        given = [("greet", {"name": "Ann"}), ("blas_threads", {}), ("nothing", {}), ("shelf", {})]
-        assert [session.stream(name, args).result for name, args in given] == results
+        assert [session.stream(name, args).result for name, args in asked] == results
         with session.stream("count", {"to": 2}) as stream:
             assert [one.data["value"] for one in stream if one.event == "item"] == [0, 1]
     assert asyncio.run(awaited()) == results

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import os
+import pickle
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import dspy_bridge
 from dspy_bridge import Bridge, Session, errors
+from dspy_bridge.client import Client
+from dspy_bridge.client.wire import Wire
 from dspy_bridge.protocol.errors import ERRORS
 from tests.support.host import serving
 
@@ -376,6 +382,13 @@ def test_what_a_program_prints_is_with_its_session(folder: Path) -> None:
         assert "said aloud" in session.output
 
 
+def test_an_execution_can_be_copied_and_pickled(session: Session) -> None:
+    done = session.program("question -> answer")(question="?")
+    for twin in (copy.copy(done), copy.deepcopy(done), pickle.loads(pickle.dumps(done))):  # noqa: S301 - just made
+        assert twin == done
+        assert twin.answer == "right"
+
+
 # -- errors ----------------------------------------------------------------------------------------
 
 
@@ -404,12 +417,15 @@ def test_a_daemon_that_dies_ends_every_call_and_says_so() -> None:
 
 
 def test_use_after_a_fork_is_told_and_harms_nobody(bridge: Bridge, session: Session) -> None:
+    stream = session.program("question -> answer", id="p").stream(question="?")
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            bridge.call("ping")
-        except errors.UsedAfterFork:
+            for use in (lambda: bridge.call("ping"), lambda: next(stream)):
+                with contextlib.suppress(errors.UsedAfterFork):
+                    use()
+                    os.write(write, b"not ")
             os.write(write, b"told")
         finally:
             bridge.close()
@@ -418,7 +434,59 @@ def test_use_after_a_fork_is_told_and_harms_nobody(bridge: Bridge, session: Sess
     os.close(write)
     assert os.read(read, 10) == b"told"
     os.close(read)
+    assert stream.result.answer == "right"
     assert session.program("question -> answer")(question="?").answer == "right"
+
+
+def test_a_daemon_ends_with_its_bridge_also_while_a_fork_lives_on() -> None:
+    read, write = os.pipe()
+    with dspy_bridge.connect() as bridge:
+        child = os.fork()
+        if child == 0:
+            os.close(write)
+            os.read(read, 1)  # until the parent lets go
+            os._exit(0)
+        os.close(read)
+        try:
+            assert bridge.close() == 0
+        finally:
+            os.close(write)
+            os.waitpid(child, 0)
+
+
+def test_a_request_sent_halfway_is_followed_by_no_other() -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    wire = Wire(*os.pipe())
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(KeyboardInterrupt):
+            wire.send(bytes(1 << 22))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    with pytest.raises(errors.TransportError, match="halfway"):
+        wire.send(b"{}")
+    wire.close()
+
+
+def test_what_listens_and_is_no_daemon_is_told_apart(folder: Path) -> None:
+    def answer(listening: socket.socket) -> None:
+        with listening.accept()[0] as connection:
+            connection.send(b"HTTP/1.1 400 Bad Request\r\n")
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folder / "s"))
+        listening.listen()
+        for connect in (dspy_bridge.connect, Client.connect):
+            answering = threading.Thread(target=answer, args=(listening,))
+            answering.start()
+            descriptors = len(os.listdir("/proc/self/fd"))
+            with pytest.raises(errors.TransportError, match="no frame of a daemon"):
+                connect(str(folder / "s"))
+            answering.join(30)
+            assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
 # -- joining a daemon ------------------------------------------------------------------------------
@@ -509,6 +577,24 @@ def test_what_a_listener_raises_in_the_loop_cancels_the_request() -> None:
             await asyncio.wait_for(cancelled(), 30)
 
     asyncio.run(main())
+
+
+def test_a_bridge_that_is_not_waited_for_leaves_no_daemon() -> None:
+    before = set(psutil.Process().children())
+
+    def started() -> set[psutil.Process]:
+        return set(psutil.Process().children()) - before
+
+    async def main() -> None:
+        entering = asyncio.create_task(dspy_bridge.aconnect().__aenter__())
+        while not started():
+            await asyncio.sleep(0.001)
+        entering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await entering
+
+    asyncio.run(main())
+    until(lambda: not started())
 
 
 def test_a_reply_to_a_loop_that_has_ended_is_dropped() -> None:

@@ -10,6 +10,7 @@ Cancelling a task cancels its request at the daemon. Coroutine functions may be 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -78,7 +79,14 @@ class AsyncBridge:
         return await asyncio.to_thread(self._engine.close)
 
     async def __aenter__(self) -> AsyncBridge:
-        self._opened = await asyncio.to_thread(Engine.to, *self._wanted)
+        opener = concurrent.futures.ThreadPoolExecutor(1, "dspy-bridge-opener")
+        opening = opener.submit(Engine.to, *self._wanted)
+        opener.shutdown(wait=False)
+        try:
+            self._opened = await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unwanted)
+            raise
         self._opened.loop = asyncio.get_running_loop()
         return self
 
@@ -86,6 +94,12 @@ class AsyncBridge:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _close_unwanted(opening: concurrent.futures.Future[Engine]) -> None:
+    """Whoever wanted it had gone before it was there."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 class _Call:

@@ -38,6 +38,8 @@ class Execution:
         return cls(result["program_id"], result["outputs"], result["usage"], result["execution_time_ms"])
 
     def __getattr__(self, name: str) -> Any:
+        if "outputs" not in self.__dict__:  # a copy in the making
+            raise AttributeError(name)
         try:
             return self.outputs[name]
         except KeyError:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,7 +19,11 @@ _CHUNK: Final = 1 << 16
 
 
 class Wire:
-    """Frames both ways, one JSON object a line. One thread reads, any may send whole frames in turn."""
+    """Frames both ways, one JSON object a line. One thread reads, any may send whole frames in turn.
+
+    A fork of the process has no part in it: its copies of the descriptors are closed at once, or else a daemon
+    would not see the end of its input while the fork lives.
+    """
 
     def __init__(self, read_fd: int, write_fd: int, process: subprocess.Popen[bytes] | None = None) -> None:
         self.process = process
@@ -26,6 +31,8 @@ class Wire:
         self._write_fd = write_fd
         self._buffer = bytearray()
         self._pid = os.getpid()
+        self._torn = False
+        _WIRES.add(self)
 
     @classmethod
     def spawn(cls, arguments: Sequence[str] = (), *, stderr: int | None = None) -> Wire:
@@ -70,15 +77,21 @@ class Wire:
     def send(self, body: bytes) -> None:
         """Send one frame. Raises :class:`TransportError`."""
         self.check()
+        if self._torn:
+            raise TransportError("an interrupt left a request sent halfway, and nothing can follow it; connect anew")
         view = memoryview(body + b"\n")
+        self._torn = True  # an interrupt does not say how much was written
         try:
             while view:
                 view = view[os.write(self._write_fd, view) :]
         except OSError as exc:
+            self._torn = False
             raise TransportError(f"the daemon takes no more requests: {exc}") from None
+        self._torn = False
 
     def receive(self, deadline: float | None = None) -> dict[str, Any]:
         """The next frame, by a deadline of the monotonic clock. Raises :class:`TransportError`."""
+        self.check()
         searched = 0
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
@@ -129,7 +142,21 @@ class Wire:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        self._let_go()
+        return self.process.returncode if self.process is not None else None
+
+    def _let_go(self) -> None:
         for fd in {self._read_fd, self._write_fd} - {-1}:
             os.close(fd)
         self._read_fd = self._write_fd = -1
-        return self.process.returncode if self.process is not None else None
+
+
+_WIRES: Final[weakref.WeakSet[Wire]] = weakref.WeakSet()
+
+
+def _let_go_in_fork() -> None:
+    for wire in list(_WIRES):
+        wire._let_go()
+
+
+os.register_at_fork(after_in_child=_let_go_in_fork)
