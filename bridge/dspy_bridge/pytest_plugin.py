@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -175,9 +176,13 @@ def _shared(folder: Path, config: pytest.Config) -> str:
     while time.monotonic() < deadline:
         try:
             Wire.connect(str(path)).close()
-            return str(path)
         except TransportError:
             time.sleep(0.02)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)  # it is to outlive this worker
+                del process
+            return str(path)
         if process is None:
             command = [sys.executable, "-m", "dspy_bridge.cli", "serve", "--socket", str(path)]
             with log.open("ab") as file:

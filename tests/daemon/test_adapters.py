@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import dspy_bridge
 from dspy_bridge.client import Client, CommandFailed
 
 Frame = dict[str, Any]
 MODULE = "tests.support.adapters"
+FLAGS = ["--allow-import", "tests.support"]
 
 
 @pytest.fixture
@@ -38,7 +41,8 @@ def refusal(client: Client, session: str, command: str, args: Frame) -> Frame:
 
 def test_tools_are_listed_with_the_schema_of_their_annotations(allowing: Client, plain: str) -> None:
     tools = {one["name"]: one for one in allowing.call("list_tools", session=plain)["tools"]}
-    assert tools.keys() == {"greet", "move", "count", "fail", "misjudge", "misjudge_later", "remember", "blas_threads"}
+    names = {"greet", "move", "count", "fail", "misjudge", "misjudge_later", "remember", "blas_threads", "nothing"}
+    assert tools.keys() == {*names, "shelf"}
     assert tools["greet"]["description"] == "Greets somebody."
     assert tools["greet"]["args"]["properties"]["loud"] == {"default": False, "title": "Loud", "type": "boolean"}
     assert tools["greet"]["args"]["required"] == ["name"]
@@ -59,6 +63,24 @@ def test_a_generator_streams_its_items(allowing: Client, plain: str) -> None:
     assert done == {"tool": "count", "result": "counted to 3", "items": 3}
     items = [one["data"] for one in events if one["event"] == "item"]
     assert items == [{"index": n, "value": n} for n in range(3)]
+
+
+def test_the_clients_stream_whatever_a_tool_results_in() -> None:
+    async def awaited() -> list[Any]:
+        given = dspy_bridge.aconnect(args=FLAGS)
+        async with given as bridge, bridge.session(adapter=f"{MODULE}:Plain") as session:
+            said = []
+            for name, args in asked:
+                said.append([one async for one in session.stream(name, args)][-1])
+            return said
+
+    asked: list[tuple[str, Frame]] = [("greet", {"name": "Ann"}), ("blas_threads", {}), ("nothing", {}), ("shelf", {})]
+    results = ["hello, Ann", "1", None, {"outputs": [1]}]
+    with dspy_bridge.connect(args=FLAGS) as bridge, bridge.session(adapter=f"{MODULE}:Plain") as session:
+        assert [session.stream(name, args).result for name, args in asked] == results
+        with session.stream("count", {"to": 2}) as stream:
+            assert [one.data["value"] for one in stream if one.event == "item"] == [0, 1]
+    assert asyncio.run(awaited()) == results
 
 
 def test_one_instance_lives_as_long_as_its_interpreter_and_what_is_kept_lives_longer(

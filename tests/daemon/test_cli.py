@@ -49,6 +49,19 @@ def test_send_starts_a_daemon_once_and_what_one_made_the_next_one_runs(socket: s
     assert json.loads(ran.stdout)["outputs"]["answer"].startswith("scripted")
 
 
+def test_a_socket_may_be_named_relative_to_where_one_is(socket: str) -> None:
+    sent = cli("send", "ping", "--socket", os.path.relpath(socket))
+    assert sent.returncode == 0, sent.stderr
+    assert cli("send", "ping", "--socket", socket, "--no-start").returncode == 0
+
+
+def test_where_no_daemon_can_be_started_send_says_why(folder: Path) -> None:
+    sent = cli("send", "ping", "--socket", str(folder / "none" / "b.sock"))
+    assert sent.returncode == 3
+    assert sent.stderr.startswith("bridge-cli: no daemon can be started")
+    assert "No such file or directory" in sent.stderr
+
+
 def test_send_tells_its_failures_apart_by_exit_code(socket: str) -> None:
     absent = cli("send", "ping", "--no-start", "--socket", socket)
     assert (absent.returncode, absent.stdout) == (3, "")

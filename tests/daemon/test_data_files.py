@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +121,127 @@ def test_the_operator_allows_further_folders(folder: Path) -> None:
 def test_empty_examples_are_refused(daemon: Client, qa: str) -> None:
     with pytest.raises(CommandFailed, match="must not be empty"):
         daemon.call("evaluate_program", {"program_id": "qa", "examples": [], "metric": "f1"}, session=qa)
+
+
+# -- what is saved ---------------------------------------------------------------------------------
+
+
+def counting(daemon: Client, then: Callable[[], object] = lambda: None) -> list[Frame]:
+    """Serve metrics of the host with 1, doing something first; what they were asked."""
+    asked: list[Frame] = []
+
+    def metric(frame: Frame) -> int:
+        asked.append(frame)
+        then()
+        return 1
+
+    daemon.on_call = metric
+    return asked
+
+
+EVALUATION = {"program_id": "qa", "examples": ROWS, "metric": {"host": "mine"}}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_has_the_columns_of_all_results_whichever_came_first(
+    daemon: Client, qa: str, folder: Path, suffix: str
+) -> None:
+    inputs = [{"wrong": 1}, {"question": "one"}, {"question": "say"}]
+    asked = {"program_id": "qa", "inputs": inputs, "skip": [2], "save_as": f"out{suffix}"}
+    daemon.call("execute_batch", asked, session=qa)
+    failed, done, skipped = read_table(folder / f"out{suffix}")
+    assert failed.keys() >= {"index", "success", "error", "outputs.answer", "execution_time_ms", "skipped"}
+    assert [failed["error"], done["outputs.answer"], bool(skipped["skipped"])] == ["invalid_args", "yes", True]
+    nothing = None if suffix == ".parquet" else ""
+    assert [failed["outputs.answer"], done["error"], skipped["error"]] == [nothing] * 3
+
+
+@pytest.mark.parametrize(
+    ("type_", "answers", "found"),
+    [
+        ("Union[int, str]", [1, "two"], ["1", "two"]),
+        ("Optional[int]", [3, None], [3, None]),
+        ("int", [2**63, 1], [f'{{"$int":"{2**63}"}}', "1"]),
+        ("list[int]", [[1], []], ["[1]", "[]"]),
+    ],
+)
+def test_a_column_of_parquet_takes_whatever_the_results_hold(
+    daemon: Client, qa: str, folder: Path, type_: str, answers: list[Any], found: list[Any]
+) -> None:
+    lm = {"model": "scripted", "answers": [{"n": answer} for answer in answers]}
+    daemon.call("create_program", {"id": "n", "signature": f"question -> n: {type_}", "lm": lm}, session=qa)
+    inputs = [{"question": "one"}, {"question": "another"}]
+    asked = {"program_id": "n", "inputs": inputs, "max_concurrency": 1, "save_as": "n.parquet"}
+    assert daemon.call("execute_batch", asked, session=qa)["succeeded"] == 2
+    assert [row["outputs.n"] for row in read_table(folder / "n.parquet")] == found
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "says"),
+    [
+        ("scores.txt", "invalid_args", "is none of .csv"),
+        ("nowhere/scores.csv", "invalid_args", "No such file or directory"),
+        ("folder.csv", "invalid_args", "is no file"),
+        ("pipe.csv", "invalid_args", "is no file"),
+        ("rows.json/scores.csv", "invalid_args", "Not a directory"),
+        ("x" * 300 + ".csv", "invalid_args", "too long"),
+        ("nul\0.csv", "invalid_args", "null"),
+        ("/etc/scores.csv", "unsupported", "--allow-data"),
+        pytest.param(
+            "locked/scores.csv",
+            "invalid_args",
+            "Permission denied",
+            marks=pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere"),
+        ),
+    ],
+)
+def test_where_nothing_can_be_saved_nothing_runs(
+    daemon: Client, qa: str, folder: Path, name: str, code: str, says: str
+) -> None:
+    (folder / "folder.csv").mkdir()
+    (folder / "locked").mkdir(mode=0o500)
+    os.mkfifo(folder / "pipe.csv")
+    write(folder, "rows.json")
+    before = sorted(folder.iterdir())
+    asked = counting(daemon)
+    batch = {"program_id": "qa", "inputs": ROWS, "lenient": True}
+    for command, args in (("evaluate_program", EVALUATION), ("execute_batch", batch)):
+        used = daemon.call("get_usage", session=qa)
+        with pytest.raises(CommandFailed) as failed:
+            daemon.call(command, {**args, "save_as": name}, session=qa)
+        assert failed.value.code == code, failed.value.error
+        assert says in failed.value.message
+        assert daemon.call("get_usage", session=qa) == used
+    assert not asked
+    assert sorted(folder.iterdir()) == before
+
+
+def test_what_is_there_already_stays_until_there_is_something_to_save(daemon: Client, qa: str, folder: Path) -> None:
+    (folder / "scores.csv").write_text("of yesterday")
+    seen: list[str] = []
+    counting(daemon, lambda: seen.append((folder / "scores.csv").read_text()))
+    daemon.call("evaluate_program", {**EVALUATION, "save_as": "scores.csv"}, session=qa)
+    assert seen == ["of yesterday"] * 3
+    assert len(read_table(folder / "scores.csv")) == 3
+
+
+def test_results_that_cannot_be_saved_in_the_end_are_in_the_error(daemon: Client, qa: str, folder: Path) -> None:
+    counting(daemon, lambda: (folder / "scores.csv").mkdir(exist_ok=True))
+    with pytest.raises(CommandFailed, match="Is a directory") as failed:
+        daemon.call("evaluate_program", {**EVALUATION, "save_as": "scores.csv"}, session=qa)
+    result = failed.value.details["result"]
+    assert (result["score"], len(result["results"])) == (100.0, 3)
+
+
+def test_parquet_without_pyarrow_is_refused_before_anything_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "without").mkdir()
+    (folder / "without" / "pyarrow.py").write_text("raise ImportError('there is no pyarrow')")
+    monkeypatch.setenv("PYTHONPATH", f"{folder / 'without'}:{os.environ['PYTHONPATH']}")
+    with Client.spawn() as client:
+        client.call("start_session", {"cwd": str(folder), "lm": {"model": "scripted"}}, session="default")
+        client.call("create_program", {"id": "qa", "signature": "question -> answer"})
+        asked = counting(client)
+        with pytest.raises(CommandFailed, match=r"dspy-bridge\[parquet\]") as failed:
+            client.call("evaluate_program", {**EVALUATION, "save_as": "scores.parquet"})
+        assert failed.value.code == "unsupported"
+        assert not asked

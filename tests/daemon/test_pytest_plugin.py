@@ -121,6 +121,20 @@ def test_a_session_that_is_never_ended_fails_the_run(folder: Path, workers: tupl
     run(folder, *workers)
 
 
+def test_a_run_that_takes_warnings_for_errors_has_none_of_the_plugin(folder: Path) -> None:
+    write(
+        folder,
+        """
+        import gc, pytest
+
+        @pytest.mark.parametrize("number", range(4))
+        def test_own(bridge_session, number):
+            gc.collect()
+        """,
+    )
+    assert count(run(folder, "-n", "2", "-W", "error"), "passed") == 4
+
+
 def test_a_test_may_end_its_session_itself_or_kill_its_interpreter(folder: Path) -> None:
     write(
         folder,

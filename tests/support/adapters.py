@@ -62,6 +62,13 @@ class Plain(Adapter):
         yield 1
         Point.model_validate({"x": "no number"})
 
+    def nothing(self) -> None:
+        pass
+
+    @tool
+    def shelf(self) -> dict[str, list[int]]:
+        return {"outputs": [1]}
+
     @tool
     def remember(self, value: Any) -> dict[str, Any]:
         before = self.session.get("kept")

@@ -73,7 +73,11 @@ def _parse_args(text: str | None, pairs: tuple[str, ...]) -> dict[str, Any]:
 def _start_daemon(path: str) -> None:
     """A daemon in the background, of this user, that leaves after ten idle minutes."""
     log = Path(path).with_suffix(".log")
-    with log.open("ab") as log_file:
+    try:
+        log_file = log.open("ab")
+    except OSError as exc:
+        raise TransportError(f"no daemon can be started: its log {log} cannot be written: {exc.strerror}") from None
+    with log_file:
         daemon = subprocess.Popen(
             [sys.executable, "-m", "dspy_bridge.cli", "serve", "--socket", path, "--idle-exit-s", str(_IDLE_EXIT_S)],
             stdin=subprocess.DEVNULL,
@@ -130,9 +134,10 @@ def _bar(data: dict[str, Any]) -> str:
     return bar + "  ".join(f"{name.replace('_', ' ')} {data[name]}" for name in known if data.get(name) is not None)
 
 
-def _open(path: str, private: bool, start: bool) -> Client:
+def _open(given: str | None, private: bool, start: bool) -> Client:
     if private:
         return Client.spawn(on_event=_show_event)
+    path = str(Path(given or default_socket()).absolute())  # a daemon is started elsewhere
     if not _listens(path):
         if not start:
             raise TransportError(f"no daemon listens at {path}")
@@ -169,7 +174,7 @@ def command(
     """
     args = _parse_args(text, pairs)
     try:
-        with _open(path or default_socket(), private, not no_start) as client:
+        with _open(path, private, not no_start) as client:
             result = client.call(name, args, session=session, timeout=timeout)
     except CommandFailed as failed:
         click.echo(jsonlib.dumps(failed.error, option=jsonlib.OPT_INDENT_2), err=True)

@@ -10,12 +10,14 @@ Cancelling a task cancels its request at the daemon. Coroutine functions may be 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from dspy_bridge.client.commands import LM, Event, Execution, SessionCommands
+from dspy_bridge.client.commands import LM, Event, Execution, SessionCommands, read_result
 from dspy_bridge.client.engine import Engine, OnEvent
 from dspy_bridge.client.hosted import read_lm
 
@@ -56,9 +58,12 @@ class AsyncBridge:
     ) -> Any:
         """See :meth:`dspy_bridge.client.bridge.Bridge.call`; ``on_event`` is called in the loop."""
         call = _Call(self._engine, command, args or {}, session, timeout)
-        while (event := await call.next()) is not None:
-            on_event(event.event, event.data)
-        return call.result
+        try:
+            while (event := await call.next()) is not None:
+                on_event(event.event, event.data)
+            return call.result
+        finally:
+            call.close()
 
     def session(self, session_id: str | None = None, *, lm: LM | None = None, **options: Any) -> AsyncSession:
         """A new session, begun and ended by ``async with``. ``options``: arguments of ``start_session``."""
@@ -74,7 +79,14 @@ class AsyncBridge:
         return await asyncio.to_thread(self._engine.close)
 
     async def __aenter__(self) -> AsyncBridge:
-        self._opened = await asyncio.to_thread(Engine.to, *self._wanted)
+        opener = concurrent.futures.ThreadPoolExecutor(1, "dspy-bridge-opener")
+        opening = opener.submit(Engine.to, *self._wanted)
+        opener.shutdown(wait=False)
+        try:
+            self._opened = await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unwanted)
+            raise
         self._opened.loop = asyncio.get_running_loop()
         return self
 
@@ -82,6 +94,12 @@ class AsyncBridge:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _close_unwanted(opening: concurrent.futures.Future[Engine]) -> None:
+    """Whoever wanted it had gone before it was there."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 class _Call:
@@ -98,7 +116,7 @@ class _Call:
         loop = asyncio.get_running_loop()
 
         def put(what: Any) -> None:
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
                 loop.call_soon_threadsafe(said.put_nowait, what)
 
         self._number = engine.submit(
@@ -111,12 +129,8 @@ class _Call:
         )
 
     async def next(self) -> Event | None:
-        """The next event; None once ``result`` is there. Raises as a call does; being cancelled cancels it."""
-        try:
-            said = await self._said.get()
-        except asyncio.CancelledError:
-            self.close()
-            raise
+        """The next event; None once ``result`` is there. Raises as a call does."""
+        said = await self._said.get()
         if isinstance(said, Event):
             return said
         self.ended = True
@@ -127,6 +141,7 @@ class _Call:
         return None
 
     def close(self) -> None:
+        """Cancel the request if it is still under way."""
         if not self.ended:
             self.ended = True
             self._engine.cancel(self._number)
@@ -166,7 +181,7 @@ class AsyncSession(SessionCommands[Awaitable[Any]]):
             while (event := await call.next()) is not None:
                 self._heard(event.event, event.data)
                 yield event
-            yield Execution.read(call.result) if "outputs" in call.result else call.result
+            yield read_result(command, call.result)
         finally:
             call.close()
 
@@ -176,11 +191,10 @@ class AsyncSession(SessionCommands[Awaitable[Any]]):
         await self.call("end_session")
 
     async def __aenter__(self) -> AsyncSession:
-        config, work = read_lm(self._lm)
+        config, function = read_lm(self._lm)
         options = {**self._options, **({} if config is None else {"lm": config})}
         self.id = (await self._bridge.call("start_session", options, session=self.id or None))["session_id"]
-        if work is not None:
-            self.as_lm(work)
+        self._begun(function)
         return self
 
     async def __aexit__(

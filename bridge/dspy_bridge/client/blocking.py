@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from dspy_bridge import jsonlib
-from dspy_bridge.client.errors import TransportError, failure
+from dspy_bridge.client.errors import failure
 from dspy_bridge.client.wire import Wire
 
 EventCallback = Callable[[dict[str, Any]], None]
@@ -41,19 +41,16 @@ class Client:
         self._wire = wire
         self._ids = itertools.count(1)
         self._replies: dict[Any, dict[str, Any]] = {}
-        self.ready = wire.receive(time.monotonic() + start_timeout)
+        try:
+            self.ready = wire.receive(time.monotonic() + start_timeout)
+        except BaseException:
+            wire.abandon()
+            raise
 
     @classmethod
     def spawn(cls, arguments: Sequence[str] = (), *, stderr: int | None = None, **kwargs: Any) -> Client:
         """Start a private daemon, which ends with this client."""
-        wire = Wire.spawn(arguments, stderr=stderr)
-        try:
-            return cls(wire, **kwargs)
-        except TransportError:
-            assert wire.process is not None
-            wire.process.kill()
-            wire.close()
-            raise
+        return cls(Wire.spawn(arguments, stderr=stderr), **kwargs)
 
     @classmethod
     def connect(cls, path: str, **kwargs: Any) -> Client:

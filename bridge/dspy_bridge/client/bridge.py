@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from dspy_bridge.client.commands import LM, Event, Execution, SessionCommands
+from dspy_bridge.client.commands import LM, Event, Execution, SessionCommands, read_result
 from dspy_bridge.client.engine import Engine, OnEvent
 from dspy_bridge.client.hosted import read_lm
 
@@ -55,11 +55,12 @@ class Bridge:
         on_event: OnEvent = lambda _event, _data: None,
     ) -> Any:
         """The result of one command of the wire. ``timeout``: seconds, kept by the daemon. ``on_event`` gets the
-        events first, in another thread. An interrupt (Ctrl-C) cancels the request.
+        events first, in another thread; what it raises is raised here. An interrupt (Ctrl-C) cancels the request.
 
         Raises :class:`~dspy_bridge.client.errors.CommandFailed` (its subclass for the code),
         :class:`~dspy_bridge.client.errors.TransportError`.
         """
+        self._engine.check_waiting()
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
         def done(result: Any, error: Exception | None) -> None:
@@ -68,19 +69,18 @@ class Bridge:
         number = self._engine.submit(command, args or {}, done, on_event, session=session, timeout=timeout)
         try:
             return future.result()
-        except KeyboardInterrupt:
-            self._engine.cancel(number)
-            raise
+        finally:
+            if not future.done():
+                self._engine.cancel(number)
 
     def session(self, session_id: str | None = None, *, lm: LM | None = None, **options: Any) -> Session:
         """A new session, ended at the end of a ``with`` block. ``options``: arguments of ``start_session``, such as
         ``settings``, ``env``, ``ttl_s``, ``max_memory_mb``, ``workers``."""
-        config, work = read_lm(lm)
+        config, function = read_lm(lm)
         if config is not None:
             options["lm"] = config
         session = Session(self, self._engine, self.call("start_session", options, session=session_id)["session_id"])
-        if work is not None:
-            session.as_lm(work)
+        session._begun(function)
         self.begun.add(session.id)
         return session
 
@@ -202,22 +202,27 @@ class Stream(Iterator[Event]):
         heard: OnEvent,
     ) -> None:
         self._engine = engine
+        self._command = command
         self._result: Any = None
-        self._said: queue.SimpleQueue[Event | tuple[Any, Exception | None]] = queue.SimpleQueue()
-        self._ended = False
+        self._ended = True  # until there is something to cancel
+        # The engine must not hold the stream itself, or dropping it would never end it.
+        said: queue.SimpleQueue[Event | tuple[Any, Exception | None]] = queue.SimpleQueue()
+        self._said = said
 
         def on_event(event: str, data: dict[str, Any]) -> None:
             heard(event, data)
-            self._said.put(Event(event, data))
+            said.put(Event(event, data))
 
         def done(result: Any, error: Exception | None) -> None:
-            self._said.put((result, error))
+            said.put((result, error))
 
         self._number = engine.submit(command, args, done, on_event, session=session, timeout=timeout)
+        self._ended = False
 
     def __next__(self) -> Event:
         if self._ended:
             raise StopIteration
+        self._engine.check_waiting()
         said = self._said.get()
         if isinstance(said, Event):
             return said
@@ -225,7 +230,7 @@ class Stream(Iterator[Event]):
         result, error = said
         if error is not None:
             raise error
-        self._result = Execution.read(result) if "outputs" in result else result
+        self._result = read_result(self._command, result)
         raise StopIteration
 
     @property

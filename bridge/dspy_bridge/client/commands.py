@@ -38,6 +38,8 @@ class Execution:
         return cls(result["program_id"], result["outputs"], result["usage"], result["execution_time_ms"])
 
     def __getattr__(self, name: str) -> Any:
+        if "outputs" not in self.__dict__:  # a copy in the making
+            raise AttributeError(name)
         try:
             return self.outputs[name]
         except KeyError:
@@ -45,6 +47,11 @@ class Execution:
 
     def __getitem__(self, name: str) -> Any:
         return self.outputs[name]
+
+
+def read_result(command: str, result: Any) -> Any:
+    """What a command came to as the client gives it: an execution as an object, everything else as it is."""
+    return Execution.read(result) if command == "execute_program" else result
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,12 @@ class SessionCommands(Generic[R]):
         if event == "log":
             self.output = (self.output + data.get("text", ""))[-65_536:]
 
+    def _begun(self, lm: Callable[..., Any] | None) -> None:
+        """The daemon has begun it: serve the function that is its model, and none of an earlier session."""
+        self._engine.forget_session(self.id)
+        if lm is not None:
+            self.as_lm(lm)
+
     # -- settings ------------------------------------------------------------------------------
 
     def configure_lm(self, model: LM, **options: Any) -> R:
@@ -90,9 +103,9 @@ class SessionCommands(Generic[R]):
     def configure_embedder(self, model: str | Callable[..., Any], **options: Any) -> R:
         """Set an embedder: a provider's model, ``"scripted"``, or a function of this host, from texts to vectors."""
         if callable(model):
+            embed = model
             name = f"embed_{options.get('name', 'default')}"
-            self._engine.host("tool", self.id, name, model)
-            model = f"host/{name}"
+            model = f"host/{self._engine.host('tool', self.id, name, embed, lambda texts: embed(texts))}"
         return self.call("configure_embedder", {"model": model, **options})
 
     def define_types(self, **types: Any) -> R:
@@ -154,24 +167,28 @@ class SessionCommands(Generic[R]):
 
     def as_lm(self, given: LM) -> dict[str, Any]:
         """A model's configuration; a function is from now on served to this session."""
-        config, work = read_lm(given)
-        if work is not None:
-            self._engine.host("lm", self.id, config["model"].partition("/")[2], work)
+        config, function = read_lm(given)
+        if function is not None:
+            name = config["model"].partition("/")[2]
+            config = {"model": f"host/{self._engine.host('lm', self.id, name, function)}"}
         return dict(config)
 
     def as_tools(self, tools: Sequence[Tool]) -> list[dict[str, Any]]:
-        """The descriptions of tools; functions are from now on served to this session."""
+        """The descriptions of tools; functions are from now on served to this session.
+
+        Raises ``ValueError`` for one whose name another function has in this session: a model calls it by that.
+        """
         described = []
         for tool in tools:
             if callable(tool):
                 hosted = describe_tool(tool)
-                self._engine.host("tool", self.id, hosted.name, hosted.work)
+                self._engine.host("tool", self.id, hosted.name, tool, hosted.work, exact=True)
                 described.append(hosted.spec)
             else:
                 spec = dict(tool)
                 work = spec.pop("call", None)
                 if work is not None:
-                    self._engine.host("tool", self.id, spec["name"], work)
+                    self._engine.host("tool", self.id, spec["name"], work, exact=True)
                 described.append(spec)
         return described
 
@@ -182,9 +199,9 @@ class SessionCommands(Generic[R]):
                 given[name] = self.as_lm(given[name])
         metric = given.get("metric")
         if callable(metric):
-            name = getattr(metric, "__name__", "metric").strip("<>")
-            self._engine.host("tool", self.id, name, metric)
-            given["metric"] = {"host": name}
+            # Under a name of its own kind: tools, which cannot be renamed, go by theirs alone.
+            name = f"metric_{getattr(metric, '__name__', 'of_python').strip('<>')}"
+            given["metric"] = {"host": self._engine.host("tool", self.id, name, metric)}
         return given
 
     def _program_args(self, signature: Any, options: Mapping[str, Any]) -> dict[str, Any]:

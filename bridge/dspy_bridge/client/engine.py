@@ -1,4 +1,4 @@
-"""What both clients are made of: one connection, one thread that reads it, and whoever waits.
+"""What both clients are made of: one connection, one thread that reads it, one that cancels, and whoever waits.
 
 Requests may be sent from any thread. Calls of programs to this host are served in threads of a pool, so
 that a slow tool holds up neither replies nor other tools.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import inspect
 import itertools
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,10 +33,19 @@ Serve = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 @dataclass(slots=True)
 class _Open:
-    """``done(result, error)`` is called once, ``on_event`` before it, both from the reading thread."""
+    """``done(result, error)`` is called once, ``on_event`` before it, both from the reading thread. What
+    ``on_event`` raises is the request's error, and cancels it; ``done`` must not raise."""
 
     done: Callable[[Any, Exception | None], None]
     on_event: OnEvent
+
+
+@dataclass(frozen=True, slots=True)
+class _Hosted:
+    """``work`` is how the function is called with what a program sends."""
+
+    function: Callable[..., Any]
+    work: Callable[..., Any]
 
 
 class Engine:
@@ -43,23 +54,25 @@ class Engine:
     def __init__(self, wire: Wire) -> None:
         try:
             self.ready = wire.receive(time.monotonic() + _START_S)
-        except TransportError:
-            if wire.process is not None:
-                wire.process.kill()
-            wire.close()
+        except BaseException:
+            wire.abandon()
             raise
         self.loop: asyncio.AbstractEventLoop | None = None
         """Where coroutines of hosted functions run, if not each in a loop of its own."""
         self._wire = wire
         self._ids = itertools.count(1)
         self._open: dict[int, _Open] = {}
-        self._hosted: dict[tuple[str, str | None, str], Callable[..., Any]] = {}
+        self._hosted: dict[tuple[str, str, str], _Hosted] = {}
         self._changing = threading.Lock()
         self._writing = threading.Lock()
-        self._gone: TransportError | None = None
+        self._gone = ""
+        """Why nothing more can be asked, once that is so."""
+        self._unwanted: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._pool = concurrent.futures.ThreadPoolExecutor(_HOST_THREADS, "dspy-bridge-host")
         self._reader = threading.Thread(target=self._read, name="dspy-bridge-reader", daemon=True)
         self._reader.start()
+        self._canceller = threading.Thread(target=self._cancel_unwanted, name="dspy-bridge-canceller", daemon=True)
+        self._canceller.start()
 
     @classmethod
     def to(cls, socket: str | os.PathLike[str] | None, arguments: Sequence[str], stderr: int | None) -> Engine:
@@ -84,8 +97,8 @@ class Engine:
         """Send a request and return its id. Raises :class:`TransportError`."""
         self._wire.check()
         with self._changing:
-            if self._gone is not None:
-                raise self._gone
+            if self._gone:
+                raise TransportError(self._gone)
             number = next(self._ids)
             self._open[number] = _Open(done, on_event)
         frame: dict[str, Any] = {"id": number, "command": command, "args": args}
@@ -102,25 +115,60 @@ class Engine:
         return number
 
     def cancel(self, number: int) -> None:
-        """Ask the daemon to end a request; its own reply says what became of it. Never raises."""
-        try:
-            self.submit("cancel", {"request_id": number}, lambda *_: None, lambda *_: None)
-        except TransportError:
-            return
+        """Have the daemon end a request; its own reply says what became of it. Neither raises nor waits, and
+        takes no locks: the garbage collector may be who calls, in whatever this thread is doing."""
+        self._unwanted.put(number)
 
-    def host(self, kind: str, session: str | None, name: str, work: Callable[..., Any]) -> None:
-        """Serve calls of that kind and name from that session (None: from any)."""
-        self._hosted[kind, session, name] = work
+    def check_waiting(self) -> None:
+        """Raises :class:`~dspy_bridge.client.errors.UsedAfterFork`, and ``RuntimeError`` in the reading thread:
+        there nobody else would read what is waited for."""
+        self._wire.check()
+        if threading.current_thread() is self._reader:
+            raise RuntimeError("on_event must not wait for the daemon, whose frames come after it returns")
+
+    def host(
+        self,
+        kind: str,
+        session: str,
+        name: str,
+        function: Callable[..., Any],
+        work: Callable[..., Any] | None = None,
+        *,
+        exact: bool = False,
+    ) -> str:
+        """Serve calls of that kind from that session by ``work`` (default: the function itself), and return
+        the name to call it by: the one given, with a number where another function has that.
+
+        Raises ``ValueError`` instead if it must be ``exact``.
+        """
+        with self._changing:
+            used, number = name, 1
+            while True:
+                there = self._hosted.setdefault((kind, session, used), _Hosted(function, work or function))
+                if there.function is function or there.function == function:
+                    return used
+                if exact:
+                    message = f"in session {session!r} another function is the {kind} {name!r} already"
+                    raise ValueError(f"{message}: give one of the two another name, or a session of its own")
+                number += 1
+                used = f"{name}-{number}"
 
     def forget_session(self, session: str) -> None:
-        """It has ended: its functions are not called any more."""
-        for key in [key for key in self._hosted if key[1] == session]:
-            del self._hosted[key]
+        """It has ended, or has just begun: functions lent to one of that name are not called any more."""
+        with self._changing:
+            self._hosted = {key: hosted for key, hosted in self._hosted.items() if key[1] != session}
 
     def _send(self, frame: Mapping[str, Any]) -> None:
         body = jsonlib.dumps(frame, option=jsonlib.OPT_NON_STR_KEYS)
         with self._writing:
             self._wire.send(body)
+
+    def _cancel_unwanted(self) -> None:
+        while (number := self._unwanted.get()) is not None:
+            try:
+                self.submit("cancel", {"request_id": number}, lambda *_: None, lambda *_: None)
+            except TransportError:
+                return
 
     # -- the reading thread --------------------------------------------------------------------
 
@@ -128,23 +176,33 @@ class Engine:
         try:
             while True:
                 self._take(self._wire.receive())
-        except TransportError as gone:
-            with self._changing:
-                self._gone = gone
-                left, self._open = self._open, {}
-            for opened in left.values():
-                opened.done(None, gone)
+        except TransportError as exc:
+            gone = str(exc)
+        except Exception as exc:  # noqa: BLE001 - whoever waits must hear of it
+            gone = f"what the daemon says cannot be read: {type(exc).__name__}: {exc}"
+        with self._changing:
+            self._gone = gone
+            left, self._open = self._open, {}
+        for opened in left.values():
+            opened.done(None, TransportError(gone))
 
     def _take(self, frame: dict[str, Any]) -> None:
         if "call_id" in frame:
             self._pool.submit(self._answer, frame)
             return
+        number = frame["id"]
         with self._changing:
-            opened = self._open.get(frame["id"]) if "event" in frame else self._open.pop(frame["id"], None)
+            opened = self._open.get(number) if "event" in frame else self._open.pop(number, None)
         if opened is None:
             return
         if "event" in frame:
-            opened.on_event(frame["event"], frame["data"])
+            try:
+                opened.on_event(frame["event"], frame["data"])
+            except Exception as exc:  # noqa: BLE001 - it is raised where the request is waited for
+                with self._changing:
+                    self._open.pop(number, None)
+                self.cancel(number)
+                opened.done(None, exc)
         elif frame["success"]:
             opened.done(frame["result"], None)
         else:
@@ -153,22 +211,23 @@ class Engine:
     # -- calls to this host --------------------------------------------------------------------
 
     def _answer(self, frame: dict[str, Any]) -> None:
-        answer: dict[str, Any] = {"call_id": frame["call_id"]}
+        answer = {"call_id": frame["call_id"]}
         try:
-            answer |= {"success": True, "result": to_jsonable(self._serve(frame))}
-        except Exception as exc:  # noqa: BLE001 - the program hears of it
-            answer |= {"success": False, "error": {"message": f"{type(exc).__name__}: {exc}"}}
-        try:
-            self._send(answer)
+            self._send({**answer, "success": True, "result": to_jsonable(self._serve(frame))})
         except TransportError:
             return  # whoever waits for a reply hears of it
+        except BaseException as exc:  # noqa: BLE001 - the program hears of it
+            message = f"{type(exc).__name__}: {exc}".encode(errors="replace").decode()
+            with contextlib.suppress(TransportError):
+                self._send({**answer, "success": False, "error": {"message": message}})
 
     def _serve(self, frame: dict[str, Any]) -> Any:
         kind, name, args = frame["call"], frame["name"], frame["args"]
-        work = self._hosted.get((kind, frame["session_id"], name)) or self._hosted.get((kind, None, name))
-        if work is None:
+        with self._changing:
+            hosted = self._hosted.get((kind, frame["session_id"], name))
+        if hosted is None:
             raise LookupError(f"this host has no {kind} {name!r}")
-        made = work(args) if kind == "lm" else work(**args)
+        made = hosted.work(args) if kind == "lm" else hosted.work(**args)
         if not inspect.isawaitable(made):
             return made
 
@@ -181,8 +240,11 @@ class Engine:
 
     def close(self, timeout: float = 15.0) -> int | None:
         """Let go; a private daemon ends, in order. Its exit code. Idempotent."""
-        self._wire.end()
-        if threading.current_thread() is not self._reader:
-            self._reader.join(timeout)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        if not self._wire.is_foreign:  # or else the threads are those of another process
+            self._unwanted.put(None)
+            self._canceller.join(timeout)
+            self._wire.end()
+            if threading.current_thread() is not self._reader:
+                self._reader.join(timeout)
+            self._pool.shutdown(wait=False, cancel_futures=True)
         return self._wire.close(timeout)

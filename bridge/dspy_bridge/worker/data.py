@@ -7,6 +7,7 @@ is JSON of a number, truth value, array or object is taken as such.
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -45,15 +46,33 @@ class DataFolder:
             raise bad(f"{where}.file", f"{given.file}: {exc}") from None
         return rows[given.first : None if given.count is None else given.first + given.count]
 
-    def write(self, given: str, results: Sequence[Mapping[str, Any]], where: str) -> None:
-        """Write one line per result, or a JSON array of them. Raises as :meth:`rows` does."""
+    def saver(self, given: str | None, where: str) -> Callable[[Mapping[str, Any]], None]:
+        """What writes the ``results`` of a result to that file, if one is given: a line each, or a JSON array.
+
+        That it can be written is found out now, before hours of work are done for it. Raises as :meth:`rows` does;
+        if writing fails nevertheless in the end, the error's details hold the result.
+        """
+        if given is None:
+            return lambda _result: None
         path = self._check(given, where)
         try:
-            path.write_bytes(_WRITERS[path.suffix](results))
+            _try_to_write(path)
         except OSError as exc:
             raise bad(where, f"{given}: {exc.strerror}") from None
 
+        def save(result: Mapping[str, Any]) -> None:
+            try:
+                path.write_bytes(_WRITERS[path.suffix](result["results"]))
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the result is not lost to it
+                error = bad(where, f"{given}: {exc.strerror if isinstance(exc, OSError) else exc}")
+                error.details["result"] = result
+                raise error from None
+
+        return save
+
     def _check(self, given: str, where: str) -> Path:
+        if "\0" in given:
+            raise bad(where, "a file's name holds no null characters")
         path = Path(given).resolve()
         own = [os.getcwd(), self._scratch] if self._scratch else [os.getcwd()]
         if path.suffix not in _WRITERS:
@@ -62,6 +81,20 @@ class DataFolder:
             message = f"{given} lies outside the folders sessions may use; the operator adds some by --allow-data"
             raise BridgeError("unsupported", message)
         return path
+
+
+def _try_to_write(path: Path) -> None:
+    """Leaves everything as it was. Raises ``OSError``, ``unsupported``."""
+    if path.suffix == ".parquet":
+        _parquet(path)
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no file")
+    try:
+        path.open("xb").close()
+    except FileExistsError:
+        path.open("ab").close()
+    else:
+        path.unlink()
 
 
 def _read(path: Path) -> Rows:
@@ -103,12 +136,19 @@ def _cell(text: str | None) -> Any:
         return text
 
 
+def _columns(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The results as a table with every name that any of them has; None where one has it not."""
+    rows = [_flatten(one) for one in results]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
 def _as_csv(results: Sequence[Mapping[str, Any]]) -> bytes:
-    flat = [_flatten(one) for one in results]
+    columns = _columns(results)
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(dict.fromkeys(name for row in flat for name in row)))
-    writer.writeheader()
-    writer.writerows(flat)
+    writer = csv.writer(out)
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
     return out.getvalue().encode()
 
 
@@ -116,24 +156,35 @@ def _flatten(result: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, value in result.items():
         if name == "outputs":
-            row |= {f"outputs.{field}": _text(one) for field, one in value.items()}
+            row |= {f"outputs.{field}": _scalar(one) for field, one in value.items()}
         elif name == "error":
             row["error"] = value["code"]
         else:
-            row[name] = _text(value)
+            row[name] = _scalar(value)
     return row
 
 
-def _text(value: Any) -> Any:
-    return value if isinstance(value, (str, int, float)) else jsonlib.dumps(value).decode()
+def _scalar(value: Any) -> Any:
+    return value if value is None or isinstance(value, (str, int, float)) else _as_text(value)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else jsonlib.dumps(value).decode()
 
 
 def _as_parquet(results: Sequence[Mapping[str, Any]]) -> bytes:
     parquet = _parquet(Path())
     import pyarrow
 
+    def column(values: list[Any]) -> Any:
+        try:
+            return pyarrow.array(values)
+        except pyarrow.ArrowException:  # of several types
+            return pyarrow.array([None if one is None else _as_text(one) for one in values])
+
     out = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist([_flatten(one) for one in results]), out)
+    table = {name: column(values) for name, values in _columns(results).items()}
+    parquet.write_table(pyarrow.table(table), out)
     return out.getvalue()
 
 

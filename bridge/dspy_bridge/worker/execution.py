@@ -162,15 +162,17 @@ class Executor:
             del result["program_id"], result["execution_time"]
             return result
 
+        save = self._session.data.saver(args.save_as, "args.save_as")
         rows = self._session.data.rows(args.inputs, "args.inputs")
         with self.scope(program, args.lm, args.config):
             results = self._each(rows, run, args.max_concurrency, set(args.skip), args.stop_on_error)
-        if args.save_as is not None:
-            self._session.data.write(args.save_as, results, "args.save_as")
-        return {"program_id": program.id, "results": results, **_count(results)}
+        result = {"program_id": program.id, "results": results, **_count(results)}
+        save(result)
+        return result
 
     def evaluate(self, program: Program, args: EvaluateProgramArgs, metric: Metric) -> dict[str, Any]:
         """The result of ``evaluate_program``: a score for each example, and their mean in percent."""
+        save = self._session.data.saver(args.save_as, "args.save_as")
         rows = self._session.data.rows(args.examples, "args.examples")
         examples = make_examples(program.signature, rows, "args.examples")
 
@@ -191,10 +193,10 @@ class Executor:
 
         with self.scope(program, args.lm, args.config):
             results = self._each(rows, run, args.max_concurrency, set(), False, progress)
-        if args.save_as is not None:
-            self._session.data.write(args.save_as, results, "args.save_as")
         scores = [entry.get("score", args.failure_score) for entry in results]
-        return {"program_id": program.id, "score": _percent(scores), "results": results, **_count(results)}
+        result = {"program_id": program.id, "score": _percent(scores), "results": results, **_count(results)}
+        save(result)
+        return result
 
     def _each(
         self,
