@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from session_supervisor.reactor import Reactor
+from session_supervisor.timers import Timer
 
 if TYPE_CHECKING:
     from session_supervisor.session import Session
@@ -21,18 +22,24 @@ class Idleness:
         self._session = session
         self._reactor = reactor
         self._hibernate = hibernate
-        self._watching = False
+        self._timer: Timer | None = None
 
     def watch(self) -> None:
         """The session is awake: see to it that it does not stay so for nothing."""
         timeout = self._session.options.idle_timeout
-        if timeout and not self._watching:
-            self._watching = True
+        if timeout and self._timer is None:
             left = self._session.last_used + timeout - time.monotonic()
-            self._reactor.call_later(max(left, 0.01), self._check)
+            self._timer = self._reactor.call_later(max(left, 0.01), self._check)
+
+    def reconfigured(self) -> None:
+        """Its time may be another one now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.watch()
 
     def _check(self) -> None:
-        self._watching = False
+        self._timer = None
         if time.monotonic() - self._session.last_used < self._session.options.idle_timeout:
             self.watch()
         elif not self._hibernate():

@@ -23,6 +23,7 @@ from session_supervisor.snapshot import VOLATILE_PREFIX, Parts, Snapshot
 from session_supervisor.states import COLD, ENDING, LIVE, SESSION_TRANSITIONS, Lifecycle
 from session_supervisor.store import Change
 from session_supervisor.surroundings import Surroundings
+from session_supervisor.timers import Timer
 
 
 class Session:
@@ -41,6 +42,7 @@ class Session:
         "charter",
         "created",
         "crew",
+        "expiry",
         "folder_name",
         "hibernations",
         "id",
@@ -77,6 +79,8 @@ class Session:
         self.recoveries = 0
         self.hibernations = 0
         self.crew: Crew | None = None
+        self.expiry: Timer | None = None
+        """Runs out when it may have been unused for its time."""
         self.refusal: Failure | None = None
         """Why the next request is refused, once: what happened while nobody was there to be told."""
         self._surroundings = surroundings
@@ -152,6 +156,13 @@ class Session:
             done(None)
         else:
             self.crew.recycle(done)
+
+    def reconfigure(self, birth: bytes, options: SessionOptions) -> None:
+        """Keep to ``options`` from now on; workers it gets from now on are assigned with ``birth``."""
+        self.birth, self.options = birth, options
+        self._surroundings.watch_use(self)
+        if self.crew is not None:
+            self.crew.reconfigured()
 
     def _awake(self) -> Crew:
         if self.crew is None:

@@ -140,7 +140,8 @@ class Engine:
             self._pool.submit(self._answer, frame)
             return
         with self._changing:
-            opened = self._open.get(frame["id"]) if "event" in frame else self._open.pop(frame["id"], None)
+            number: int = frame.get("id", 0)  # 0, which is nobody's: an event of the daemon itself
+            opened = self._open.get(number) if "event" in frame else self._open.pop(number, None)
         if opened is None:
             return
         if "event" in frame:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +50,47 @@ class Resolved:
 
     def origin(self, option: str) -> str:
         return self.origins.get(option, "default")
+
+
+@dataclass(frozen=True)
+class Revision:
+    """What a daemon is to go on with. ``changed``: options whose values differ from those in force.
+    ``waiting``: those that were set anew but keep their values until the daemon is restarted."""
+
+    resolved: Resolved
+    changed: Sequence[str]
+    waiting: Sequence[str]
+
+
+class Configuration:
+    """The options of a daemon in force (:attr:`options`), shared by all who need them, and where they are from.
+
+    ``flags``, ``environ`` and ``folder`` are those of its start, for good. Raises :class:`BadConfiguration`.
+    """
+
+    def __init__(self, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, folder: Path | None = None):
+        self._sources = (dict(flags), dict(environ), folder or Path.cwd())
+        self.resolved = resolve(*self._sources)
+        self.waiting: Sequence[str] = ()
+
+    @property
+    def options(self) -> DaemonOptions:
+        return self.resolved.options
+
+    def revise(self) -> Revision:
+        """Look at files again; nothing has changed yet. Raises :class:`BadConfiguration`."""
+        present, found = self.resolved, resolve(*self._sources)
+        differ = [name for name, value in found.options if value != getattr(present.options, name)]
+        waiting = [name for name in differ if DaemonOptions.change(name) == "restart"]
+        kept = {name: getattr(present.options, name) for name in waiting}
+        origins = {name: found.origin(name) for name in DaemonOptions.model_fields}
+        origins |= {name: present.origin(name) for name in waiting}
+        resolved = Resolved(found.options.model_copy(update=kept), origins)
+        return Revision(resolved, [name for name in differ if name not in kept], waiting)
+
+    def adopt(self, revision: Revision) -> None:
+        """Its options are in force from now on."""
+        self.resolved, self.waiting = revision.resolved, revision.waiting
 
 
 def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, folder: Path | None = None) -> Resolved:

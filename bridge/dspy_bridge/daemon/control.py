@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from dspy_bridge.daemon import variables
-from dspy_bridge.daemon.configuration import Resolved, environment_name
+from dspy_bridge.daemon.configuration import Configuration, environment_name
 from dspy_bridge.daemon.failures import to_bridge_error
 from dspy_bridge.daemon.health import Watchdog, health
 from dspy_bridge.daemon.options import DaemonOptions
+from dspy_bridge.daemon.reloading import Reloading
 from dspy_bridge.daemon.router import OpenRequest, Router
 from dspy_bridge.daemon.sessions import Sessions
 from dspy_bridge.daemon.stats import stats
@@ -48,15 +49,16 @@ class Control:
         self,
         supervisor: Supervisor,
         sessions: Sessions,
-        resolved: Resolved,
+        configuration: Configuration,
+        reloading: Reloading,
         shutdown: Callable[[], None],
     ) -> None:
         self.router: Router | None = None
         self.watchdog: Watchdog | None = None
         self._supervisor = supervisor
         self._sessions = sessions
-        self._resolved = resolved
-        self._options = resolved.options
+        self._configuration = configuration
+        self._reloading = reloading
         self._shutdown = shutdown
         self._started = time.monotonic()
         self._boot_id = secrets.token_hex(8)
@@ -81,6 +83,10 @@ class Control:
             "health": self._health,
             "shutdown": self._shut_down,
         }
+
+    @property
+    def _options(self) -> DaemonOptions:
+        return self._configuration.options
 
     def serve(self, opened: OpenRequest, command: Command) -> None:
         """Answer ``opened``, now or later. Raises :class:`BridgeError` or a failure of the supervisor."""
@@ -225,7 +231,8 @@ class Control:
 
     def _get_stats(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         assert self.router is not None
-        opened.success(stats(self._supervisor, self.router, time.monotonic() - self._started, self.watchdog))
+        said = stats(self._supervisor, self.router, time.monotonic() - self._started, self.watchdog)
+        opened.success({**said, "reload": self._reloading.describe()})
 
     def _health(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         opened.success(health(self._supervisor, self._options, self.watchdog))
@@ -235,9 +242,11 @@ class Control:
             {
                 "name": name,
                 "value": value,
-                "from": self._resolved.origin(name),
+                "from": self._configuration.resolved.origin(name),
                 "default": DaemonOptions.model_fields[name].default,
                 "variable": environment_name(name),
+                "change": DaemonOptions.change(name),
+                "waiting": name in self._configuration.waiting,
                 "description": DaemonOptions.model_fields[name].description,
             }
             for name, value in self._options
