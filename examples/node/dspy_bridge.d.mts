@@ -514,7 +514,7 @@ export interface Commands {
       session_id?: string | null;
     };
     result: {
-      /** Each with name, value, from (default, a file, environment, flag), default, variable, description. */
+      /** Each with name, value, from (default, a file, environment, flag), default, variable, description, change (what another value takes: reload or restart), waiting (whether another one waits for a restart). */
       daemon: (Record<string, unknown>)[];
       /** JSON Schema of each argument of start_session. */
       session: Record<string, unknown>;

@@ -54,8 +54,13 @@ class Reloading:
 
     def describe(self) -> dict[str, Any]:
         """Facts for statistics."""
-        outdated = self._supervisor.outdated
-        return {"count": self._count, "failed": self._failed, "outdated_workers": outdated, "last": self._last}
+        return {
+            "under_way": not self._possible,
+            "count": self._count,
+            "failed": self._failed,
+            "last": self._last,
+            "outdated_workers": self._supervisor.outdated,
+        }
 
     def ask(self) -> None:
         """Reload, now or as soon as that is possible."""
