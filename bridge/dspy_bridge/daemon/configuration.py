@@ -7,7 +7,6 @@ defaults < the user's ``bridge.toml`` < the project's (``bridge.toml``, or ``[to
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import platformdirs
 from pydantic import ValidationError
 
 from dspy_bridge.daemon.options import DaemonOptions
+from dspy_bridge.protocol.arguments import did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -101,8 +101,7 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, f
     for layer in (*_files(folder or Path.cwd()), _environment(environ), Layer("flag", flags)):
         for name, value in layer.values.items():
             if name not in DaemonOptions.model_fields:
-                near = difflib.get_close_matches(name[:100], DaemonOptions.model_fields, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(name, DaemonOptions.model_fields)
                 raise BadConfiguration(f"{layer.name}: there is no option {name!r}{hint}")
             values[name], origins[name] = value, layer.name
     try:

@@ -6,6 +6,7 @@ them a daemon that serves can be given anew.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -188,3 +189,18 @@ class DaemonOptions(BaseModel):
             ttl=given("session_ttl_s"),
             durable=bool(self.state_dir) if args.durable is None else args.durable,
         )
+
+
+def refuse_daemon_options(given: Iterable[str]) -> None:
+    """Raises ``invalid_args`` where a session's settings are to be what only a daemon has."""
+    errors = []
+    for name in given:
+        if name in DaemonOptions.model_fields:
+            again = "SIGHUP makes it count" if DaemonOptions.change(name) == "reload" else "it needs a restart"
+            reason = f"is an option of the daemon; change it where the daemon has it from, {again}"
+            if name in StartSessionArgs.model_fields:
+                reason += " (start_session takes one for a session)"
+            errors.append({"path": f"args.{name}", "reason": reason})
+    if errors:
+        message = f"{errors[0]['path']}: {errors[0]['reason']}"
+        raise BridgeError("invalid_args", message, details={"errors": errors})

@@ -17,6 +17,7 @@ from typing import Any
 
 from dspy_bridge.daemon.connection import Connection
 from dspy_bridge.daemon.failures import to_bridge_error
+from dspy_bridge.daemon.options import refuse_daemon_options
 from dspy_bridge.protocol import envelope
 from dspy_bridge.protocol.codec import TOO_LARGE, Decoded
 from dspy_bridge.protocol.commands import Command, find
@@ -217,6 +218,8 @@ class Router:
         if command.where == "daemon" and not (call.command == "ping" and call.args.get("deep") is True):
             self._control(opened, command)
             return
+        if command.name == "configure":
+            refuse_daemon_options(call.args)  # its interpreter knows nothing of these
         timeout = call.timeout_ms / 1000 if call.timeout_ms is not None else None
         opened.session = session = self._session_for(call.session_id)
         opened.request = self._supervisor.submit(

@@ -32,6 +32,8 @@ EMBEDDER_SECRETS_PREFIX: Final = "!embedder:"
 LM_CURSOR: Final = "lm.cursor"
 """How far a scripted model's answers have been served."""
 SETTINGS: Final = "settings"
+SETTINGS_VERSION: Final = "settings.version"
+"""How often ``configure`` has changed something."""
 TYPES: Final = "types"
 """Types the session has named: each a description in words or as JSON Schema."""
 VARIABLE_PREFIX: Final = "variable:"
@@ -135,6 +137,11 @@ def _are_counts(usage: dict[str, Any]) -> bool:
     )
 
 
+def _version(value: Any, where: str) -> None:
+    if type(value) is not int or value < 0:
+        raise BridgeError("invalid_args", f"{where}: must be an integer of at least 0")
+
+
 def _types(value: Any, where: str) -> None:
     if not isinstance(value, dict):
         raise BridgeError("invalid_args", f"{where}: must be an object")
@@ -150,7 +157,13 @@ def _model(shape: type[BaseModel]) -> Callable[[Any, str], None]:
     return check
 
 
-_EXACT: Final = {LM: _model(LMPart), SETTINGS: _model(SettingsArgs), LM_CURSOR: _model(_CursorPart), TYPES: _types}
+_EXACT: Final = {
+    LM: _model(LMPart),
+    LM_CURSOR: _model(_CursorPart),
+    SETTINGS: _model(SettingsArgs),
+    SETTINGS_VERSION: _version,
+    TYPES: _types,
+}
 _PREFIXED: Final = {
     PROGRAM_PREFIX: _model(ProgramPart),
     NAMED_LM_PREFIX: _model(LMPart),

@@ -42,7 +42,7 @@ class Settings:
 
     def update(self, checked: SettingsArgs, given: Mapping[str, Any]) -> None:
         """Take over what was given; null goes back to the default. ``checked`` proves it valid. Raises
-        ``unsupported``, ``invalid_args``, and then nothing has changed."""
+        ``unsupported``, ``invalid_args`` or what the cache's folder does, and then nothing has changed."""
         if checked.adapter is not None:
             self.adapter(checked.adapter)
         if checked.cache == "shared" and self._shared_cache is None:
@@ -51,17 +51,14 @@ class Settings:
         self._take(given)
 
     def _take(self, given: Mapping[str, Any]) -> None:
-        for name, value in given.items():
-            if value is None:
-                self.values.pop(name, None)
-            else:
-                self.values[name] = value
-        if given.get("seed") is not None:
-            seed_everything(given["seed"])
-        if "cache" in given:
-            cache = self.effective()["cache"]
+        values = {name: value for name, value in {**self.values, **given}.items() if value is not None}
+        if "cache" in given:  # first, because a folder may fail
+            cache = values.get("cache", DEFAULTS["cache"])
             shared = cache == "shared" and self._shared_cache is not None
             use_cache(bool(cache), Path(self._shared_cache or "") if shared else None)
+        self.values = values
+        if given.get("seed") is not None:
+            seed_everything(given["seed"])
 
     def restore(self, values: Mapping[str, Any]) -> None:
         """Be exactly ``values``, as another worker's :class:`Settings` was; perhaps under another daemon,
