@@ -613,7 +613,7 @@ export interface Commands {
       [more: string]: unknown;
     };
   };
-  /** Change the session's DSPy settings. */
+  /** Change the session's DSPy settings: all that are given, or none. */
   configure: {
     args: {
       /** Same as at the top level of the request. */
@@ -642,10 +642,15 @@ export interface Commands {
       cache?: boolean | "shared" | null;
       /** Seed of the interpreter's random streams. */
       seed?: number | null;
+      /** Change something only if config_version is this (otherwise version_conflict). */
+      if_version?: number | null;
     };
     result: {
       status: "configured";
+      /** Every setting by its present value. */
       settings: Record<string, unknown>;
+      /** Grows whenever a setting changes; 0: as the session was started. */
+      config_version: number;
       [more: string]: unknown;
     };
   };
@@ -1159,7 +1164,7 @@ export interface Commands {
 
 export type Command = keyof Commands;
 
-export type ErrorCode = "parse_error" | "invalid_request" | "frame_too_large" | "duplicate_id" | "unknown_command" | "invalid_args" | "session_not_found" | "session_exists" | "session_limit" | "program_not_found" | "program_exists" | "lm_not_configured" | "lm_error" | "output_parse_error" | "execution_error" | "unserializable_result" | "tool_error" | "host_call_failed" | "timeout" | "cancelled" | "worker_crashed" | "worker_start_failed" | "memory_limit" | "resource_limit" | "overloaded" | "shutting_down" | "unsupported" | "internal" | "gone";
+export type ErrorCode = "parse_error" | "invalid_request" | "frame_too_large" | "duplicate_id" | "unknown_command" | "invalid_args" | "session_not_found" | "session_exists" | "session_limit" | "program_not_found" | "program_exists" | "lm_not_configured" | "lm_error" | "output_parse_error" | "execution_error" | "unserializable_result" | "tool_error" | "host_call_failed" | "timeout" | "cancelled" | "worker_crashed" | "worker_start_failed" | "memory_limit" | "resource_limit" | "overloaded" | "shutting_down" | "version_conflict" | "unsupported" | "internal" | "gone";
 
 export interface BridgeEvent {
   id: number;

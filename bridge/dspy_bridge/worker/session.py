@@ -92,9 +92,12 @@ class SessionRuntime:
         settings = self._birth.get("settings") or {}
         self.settings = Settings(self.models.named, self._birth.get("shared_cache"))
         self.settings.update(validate(arguments.SettingsArgs, settings, where="settings"), settings)
+        self._models_as_born()
+        self.settings.apply(self.models.lm)
+
+    def _models_as_born(self) -> None:
         missing = self._birth["missing"].get("lm", ()) if "missing" in self._birth else None
         self.models.be_as_born(self._birth.get("lm"), missing)
-        self.settings.apply(self.models.lm)
 
     def load(self, parts: Mapping[str, bytes | None]) -> None:
         """Take over news of the snapshot."""
@@ -104,8 +107,12 @@ class SessionRuntime:
                 self.programs.forget_built(name[len(snapshot_parts.PROGRAM_PREFIX) :])
         if snapshot_parts.TYPES in parts:
             self.programs.forget_types()
-        if snapshot_parts.SETTINGS in parts:
-            self.settings.restore(self.state.get(snapshot_parts.SETTINGS) or {})
+        reset = parts.get(snapshot_parts.LM, b"") is None  # by another interpreter of the session
+        if reset:
+            self._models_as_born()
+        if reset or snapshot_parts.SETTINGS in parts:
+            kept = self.state.get(snapshot_parts.SETTINGS)
+            self.settings.restore((self._birth.get("settings") or {}) if kept is None else kept)
             self.settings.apply(self.models.lm)
         self.embedders.load(parts)
         if self.models.load(parts):

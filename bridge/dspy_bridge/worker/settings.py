@@ -81,17 +81,22 @@ class Settings:
         dspy.configure(lm=lm, adapter=self.adapter(effective["adapter"]), **passed)
 
     def split_request(self, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A request's ``config`` as DSPy settings and as options of the model. Raises ``invalid_args``."""
+        """A request's ``config`` as DSPy settings and as options of the model; null is the default. Raises
+        ``invalid_args``."""
         named = {name: value for name, value in config.items() if name in SettingsArgs.model_fields}
         options = {name: value for name, value in config.items() if name not in named}
+        if "session_id" in named:
+            raise bad("args.config.session_id", "is no setting")
         validate(SettingsArgs, named, where="args.config")
-        settings = {name: value for name, value in named.items() if name not in _NOT_DSPYS}
-        if named.get("adapter") is not None:
-            settings["adapter"] = self.adapter(named["adapter"])
         if named.get("cache") == "shared":
             raise bad("args.config.cache", "can be true or false; configure says whether it is shared")
-        if named.get("cache") is not None:
-            options["cache"] = named["cache"]
+        # The interpreter's random streams are of all its requests: within one, a seed is the model's.
+        options |= {name: named[name] for name in ("cache", "seed") if named.get(name) is not None}
+        defaults = {**sys.modules["dspy.dsp.utils.settings"].DEFAULT_CONFIG, **DEFAULTS}
+        settings = {name: defaults.get(name) if value is None else value for name, value in named.items()}
+        settings = {name: value for name, value in settings.items() if name not in _NOT_DSPYS}
+        if "adapter" in named:
+            settings["adapter"] = self.adapter(named["adapter"] or DEFAULTS["adapter"])
         return settings, options
 
     def reset_dspy(self) -> None:
