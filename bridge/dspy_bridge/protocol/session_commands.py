@@ -164,7 +164,8 @@ class ExecuteProgramArgs(Args):
     id: Name | None = Field(None, description="Alias of program_id.")
     inputs: dict[str, Any] = Field(default_factory=dict, description="One value per input field of the signature.")
     config: dict[str, Any] = Field(
-        default_factory=dict, description="Model options and DSPy settings for this execution alone."
+        default_factory=dict,
+        description="Model options and DSPy settings for this execution alone, whatever the program is made of.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Alias of config.")
     lm: LMRef | None = Field(None, description="A model for this execution alone.")
