@@ -720,7 +720,7 @@ export interface Commands {
       id?: string | null;
       /** One value per input field of the signature. */
       inputs?: Record<string, unknown>;
-      /** Model options and DSPy settings for this execution alone. */
+      /** Model options and DSPy settings for this execution alone, whatever the program is made of. */
       config?: Record<string, unknown>;
       /** Alias of config. */
       options?: Record<string, unknown>;
@@ -797,7 +797,7 @@ export interface Commands {
       id?: string | null;
       /** One value per input field of the signature. */
       inputs?: Record<string, unknown>;
-      /** Model options and DSPy settings for this execution alone. */
+      /** Model options and DSPy settings for this execution alone, whatever the program is made of. */
       config?: Record<string, unknown>;
       /** Alias of config. */
       options?: Record<string, unknown>;

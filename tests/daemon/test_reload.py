@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from dspy_bridge.client import Client
+from dspy_bridge.client import Client, TransportError
 from tests.support.host import Host
 
 SERVE = [sys.executable, "-m", "dspy_bridge.cli", "serve"]
@@ -148,6 +151,28 @@ def test_a_request_under_way_ends_where_it_began_and_a_session_at_rest_is_renewe
         assert [(one["programs"], one["recoveries"], one["recycles"]) for one in infos] == [(["p"], 0, 1)] * 2
 
 
+def test_a_threaded_session_is_renewed_under_load(deployment: Deployment) -> None:
+    source = DEPLOYED.replace("import Adapter, tool", "import ThreadSafeAdapter, thread_safe_method, tool")
+    source = source.replace("(Adapter):", "(ThreadSafeAdapter):\n    __thread_safe__ = True\n")
+    source = source.replace("    @tool\n", "    @thread_safe_method(lock=True)\n    @tool\n")
+    (deployment.folder / "deployed.py").write_text(source.format(release="one"))
+    with deployment.serve("--preload", "deployed", "--allow-import", "deployed") as client:
+        client.call("start_session", {"adapter": "deployed:Deployed", "threads": 4}, session="a")
+        opened = [client.start("work", session="a") for _ in range(8)]
+        assert {client.finish(one)["release"] for one in opened} == {"one"}
+        (deployment.folder / "deployed.py").write_text(source.format(release="number two"))
+        hang_up(client)
+        deadline = time.monotonic() + 60
+        opened = [client.start("work", session="a") for _ in range(8)]
+        while client.finish(opened.pop(0))["release"] == "one":
+            assert time.monotonic() < deadline
+            opened.append(client.start("work", session="a"))  # it is never without work
+        for one in opened:
+            client.finish(one)
+        assert client.call("work", session="a")["release"] == "number two"
+        assert client.call("session_info", session="a")["recoveries"] == 0
+
+
 def test_a_preload_that_cannot_start_leaves_the_old_template_in_service(deployment: Deployment) -> None:
     with deployment.serve("--preload", "deployed", "--allow-import", "deployed", "--spares", "0") as client:
         template = client.call("get_stats")["launcher"]["template_pid"]
@@ -272,6 +297,17 @@ def test_fewer_interpreters_are_let_go_and_more_are_made(deployment: Deployment)
         until(lambda: client.call("get_stats")["workers"]["spare"] == 3)
 
 
+def test_the_log_can_be_moved_away(deployment: Deployment) -> None:
+    deployment.configure("log-level = 'info'\n")
+    with deployment.serve() as client:
+        moved = deployment.log.rename(deployment.folder / "log.1")
+        assert reload(client)["success"]
+        client.call("ping")
+    assert "reloaded; options changed: none" in deployment.log.read_text()
+    assert "reloaded" not in moved.read_text()
+    assert deployment.log.stat().st_mode & 0o777 == 0o600
+
+
 # -- when ------------------------------------------------------------------------------------------
 
 
@@ -341,6 +377,51 @@ def test_a_service_manager_is_told_of_a_reload_and_of_its_end(folder: Path) -> N
             daemon.send_signal(signal.SIGTERM)
             assert told.recv(200) == b"STOPPING=1"
             assert daemon.wait(15) == 0
+
+
+@pytest.mark.parametrize("flags", [[], ["--socket"]], ids=["stdio", "socket"])
+def test_a_terminal_that_closes_ends_a_daemon_that_serves_it_and_no_other(folder: Path, flags: list[str]) -> None:
+    path = folder / "s"
+    master, slave = pty.openpty()
+    command = [
+        *SERVE,
+        "--log-file",
+        str(folder / "log"),
+        "--log-level",
+        "info",
+        *flags,
+        *([str(path)] if flags else []),
+    ]
+
+    def take_the_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    with subprocess.Popen(
+        command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=take_the_terminal
+    ) as daemon:
+        os.close(slave)
+        if not flags:
+            seen = b""
+            while b'"ready"' not in seen:
+                seen += os.read(master, 4096)
+            os.close(master)
+            assert daemon.wait(20) == 0
+            return
+        until(path.exists)
+        client = until(lambda: _joined(path))
+        os.close(master)
+        with client:
+            assert until(lambda: reloads(client)["count"]) == 1
+            assert client.call("ping", {"deep": True}, session="a")["status"] == "ok"
+            client.call("shutdown")
+        assert daemon.wait(20) == 0
+
+
+def _joined(path: Path) -> Client | None:
+    try:
+        return Client.connect(str(path))
+    except TransportError:
+        return None
 
 
 def _children(pid: int) -> bytes:

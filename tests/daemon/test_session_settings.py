@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from fixtures.openai_endpoint import Delay, Fields, OpenAIEndpoint, Received, Text
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dspy_bridge.client import Client, CommandFailed
 
@@ -328,6 +330,53 @@ def test_requests_at_once_in_one_interpreter_have_each_their_own_config(
         (name,) = (one for one in told if one in str(request.body["messages"]))
         assert request.body["temperature"] == told[name]["temperature"]
         assert ("<answer>" in str(request.body["messages"])) == (told[name]["adapter"] == "xml")
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["configure", "run", "batch"]),
+        st.sampled_from([None, "chat", "xml"]),
+        st.sampled_from([None, True, False]),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(steps=STEPS)
+def test_what_is_configured_lasts_and_what_is_in_a_config_does_not(
+    daemon: Client, asking: str, endpoint: OpenAIEndpoint, steps: list[tuple[str, str | None, bool | None, bool]]
+) -> None:
+    endpoint.on("~fails~", Text("nothing of use"))
+    endpoint.on("", Fields({"answer": "a"}))
+    defaults: Frame = {"adapter": "chat", "track_usage": True}
+    lasting = {**defaults, **configure(daemon, asking, adapter=None, track_usage=None)["settings"]}
+    for command, adapter, usage, fails in steps:
+        given: Frame = {"adapter": adapter, "track_usage": usage}
+        effective = {name: defaults[name] if value is None else value for name, value in given.items()}
+        if command == "configure":
+            lasting |= effective
+            assert configure(daemon, asking, **given)["settings"].items() >= effective.items()
+            continue
+        asked = len(endpoint.requests)
+        inputs: Frame = {"question": "~fails~" if fails else "?"}
+        rows = {"inputs": [inputs] * 2} if command == "batch" else {"inputs": inputs}
+        name = "execute_batch" if command == "batch" else "execute_program"
+        reply = daemon.reply(daemon.start(name, {"program_id": "qa", **rows, "config": given}, session=asking))
+        assert reply["success"] == (command == "batch" or not fails)
+        prompts = [str(one.body["messages"]) for one in endpoint.requests[asked:]]
+        assert ("<answer>" in prompts[0]) == (effective["adapter"] == "xml")
+        if not fails:
+            entries = reply["result"].get("results", [reply["result"]])
+            assert all(bool(one["usage"]) == effective["track_usage"] for one in entries)
+        asked = len(endpoint.requests)
+        plain = run(daemon, asking)
+        assert bool(plain["usage"]) == lasting["track_usage"]
+        assert ("<answer>" in str(endpoint.requests[asked].body["messages"])) == (lasting["adapter"] == "xml")
 
 
 def test_null_in_a_config_is_the_default(daemon: Client, asking: str, endpoint: OpenAIEndpoint) -> None:

@@ -22,6 +22,8 @@ _COUNTERS: Final = {
     "interpreters_started_total": ("workers.started", "Interpreters that became ready."),
     "interpreters_crashed_total": ("workers.crashes", "Interpreters that ended by accident."),
     "interpreters_recycled_total": ("workers.recycles", "Interpreters replaced by fresh ones."),
+    "reloads_total": ("reload.count", "Times the daemon has reloaded."),
+    "reloads_failed_total": ("reload.failed", "Times it could not, and everything stayed as it was."),
     "hibernations_total": ("sessions.hibernations", "Sessions that gave up their interpreters."),
 }
 _GAUGES: Final = {
@@ -32,6 +34,7 @@ _GAUGES: Final = {
     "requests_open": ("requests.open", "Requests that have had no reply yet."),
     "interpreters_live": ("workers.live", "Interpreters that serve sessions."),
     "interpreters_busy": ("workers.busy", "Requests that run."),
+    "interpreters_outdated": ("reload.outdated_workers", "Those that serve and are of before the latest reload."),
     "interpreters_spare": ("workers.spare", "Interpreters forked ahead of need."),
     "lm_calls_leased": ("lm_calls.leased", "Calls to models under way, where they are bounded."),
     "daemon_memory_megabytes": ("memory_mb.daemon", "Private memory of the daemon."),
