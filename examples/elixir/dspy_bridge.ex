@@ -143,6 +143,9 @@ defmodule DspyBridge do
     state
   end
 
+  # Of the daemon itself, such as reloaded.
+  defp take(%{"event" => _}, state), do: state
+
   defp take(%{"id" => id} = frame, state) do
     {caller, open} = Map.pop(state.open, id)
     reply = if frame["success"], do: {:ok, frame["result"]}, else: {:error, frame["error"]}

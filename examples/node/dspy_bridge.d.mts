@@ -531,7 +531,7 @@ export interface Commands {
       session_id?: string | null;
     };
     result: {
-      /** Each with name, value, from (default, a file, environment, flag), default, variable, description. */
+      /** Each with name, value, from (default, a file, environment, flag), default, variable, description, change (what another value takes: reload or restart), waiting (whether another one waits for a restart). */
       daemon: (Record<string, unknown>)[];
       /** JSON Schema of each argument of start_session. */
       session: Record<string, unknown>;
@@ -630,7 +630,7 @@ export interface Commands {
       [more: string]: unknown;
     };
   };
-  /** Change the session's DSPy settings. */
+  /** Change the session's DSPy settings: all that are given, or none. */
   configure: {
     args: {
       /** Same as at the top level of the request. */
@@ -659,10 +659,15 @@ export interface Commands {
       cache?: boolean | "shared" | null;
       /** Seed of the interpreter's random streams. */
       seed?: number | null;
+      /** Change something only if config_version is this (otherwise version_conflict). */
+      if_version?: number | null;
     };
     result: {
       status: "configured";
+      /** Every setting by its present value. */
       settings: Record<string, unknown>;
+      /** Grows whenever a setting changes; 0: as the session was started. */
+      config_version: number;
       [more: string]: unknown;
     };
   };
@@ -732,7 +737,7 @@ export interface Commands {
       id?: string | null;
       /** One value per input field of the signature. */
       inputs?: Record<string, unknown>;
-      /** Model options and DSPy settings for this execution alone. */
+      /** Model options and DSPy settings for this execution alone, whatever the program is made of. */
       config?: Record<string, unknown>;
       /** Alias of config. */
       options?: Record<string, unknown>;
@@ -809,7 +814,7 @@ export interface Commands {
       id?: string | null;
       /** One value per input field of the signature. */
       inputs?: Record<string, unknown>;
-      /** Model options and DSPy settings for this execution alone. */
+      /** Model options and DSPy settings for this execution alone, whatever the program is made of. */
       config?: Record<string, unknown>;
       /** Alias of config. */
       options?: Record<string, unknown>;
@@ -1176,7 +1181,7 @@ export interface Commands {
 
 export type Command = keyof Commands;
 
-export type ErrorCode = "parse_error" | "invalid_request" | "frame_too_large" | "duplicate_id" | "unknown_command" | "invalid_args" | "session_not_found" | "session_exists" | "session_limit" | "program_not_found" | "program_exists" | "lm_not_configured" | "lm_error" | "output_parse_error" | "execution_error" | "unserializable_result" | "tool_error" | "host_call_failed" | "timeout" | "cancelled" | "worker_crashed" | "worker_start_failed" | "memory_limit" | "resource_limit" | "overloaded" | "shutting_down" | "unsupported" | "internal" | "gone";
+export type ErrorCode = "parse_error" | "invalid_request" | "frame_too_large" | "duplicate_id" | "unknown_command" | "invalid_args" | "session_not_found" | "session_exists" | "session_limit" | "program_not_found" | "program_exists" | "lm_not_configured" | "lm_error" | "output_parse_error" | "execution_error" | "unserializable_result" | "tool_error" | "host_call_failed" | "timeout" | "cancelled" | "worker_crashed" | "worker_start_failed" | "memory_limit" | "resource_limit" | "overloaded" | "shutting_down" | "version_conflict" | "unsupported" | "internal" | "gone";
 
 export interface BridgeEvent {
   id: number;

@@ -199,6 +199,7 @@ class Crew:
             self._turn_began = time.monotonic()
         self._idleness.watch()
         self._tell_live(None)
+        self._succession.advance()
         self.pump()
         self.settle()
 
@@ -253,6 +254,15 @@ class Crew:
     def recycle(self, done: Done) -> None:
         """Replace every worker by a fresh one."""
         self._succession.recycle(done)
+
+    def renew(self) -> None:
+        """Replace what an earlier launcher made."""
+        self._succession.renew(self._handles)
+
+    def reconfigured(self) -> None:
+        """The session's options are others now."""
+        self._leases.resize(self.session.options.leases)
+        self._idleness.reconfigured()
 
     def recycle_due(self) -> None:
         """A succession may begin that had to wait for others'."""
@@ -452,6 +462,7 @@ class Crew:
         successor = self._succession.worker_lost(worker)
         if successor is not None:
             self.workers.append(successor)
+            self._succession.advance()
         else:
             self._surroundings.residency.give_back()
         self._fall_cold()

@@ -62,8 +62,18 @@ class Grace:
 class WorkerHandle:
     """See the module. ``version``: the snapshot version the worker is at."""
 
-    def __init__(self, reactor: Reactor, reaper: Reaper, owner: WorkerOwner, grace: Grace, observer: Observer) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        reaper: Reaper,
+        owner: WorkerOwner,
+        grace: Grace,
+        observer: Observer,
+        generation: int = 1,
+    ) -> None:
         self.owner = owner
+        self.generation = generation
+        """Which of its pool's launchers made it."""
         self.pid = 0
         self._alive = False
         self.version = 0

@@ -37,6 +37,11 @@ class Idleness:
             self._timer.cancel()
             self._timer = None
 
+    def reconfigured(self) -> None:
+        """Its time may be another one now."""
+        self.stop()
+        self.watch()
+
     def _check(self) -> None:
         self._timer = None
         if time.monotonic() - self._session.last_used < self._session.options.idle_timeout:

@@ -32,6 +32,11 @@ class Leases:
         """How many are waited for."""
         return len(self._waiting)
 
+    def resize(self, limit: int) -> None:
+        """So many from now on; those that are out stay out."""
+        self.limit = limit
+        self._grant()
+
     def ask(self, holder: Hashable, granted: Granted) -> None:
         """Call ``granted`` once ``holder`` has a lease, now or later."""
         self._waiting.append((holder, granted))

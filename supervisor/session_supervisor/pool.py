@@ -69,6 +69,8 @@ class Pool:
         self._failures_in_row = 0
         self._on_empty: Callable[[], None] | None = None
         self._stopped = False
+        self.generation = 1
+        """Grows with each launcher; every worker has that of its launch."""
         self.started = 0
         """Workers that became ready, ever."""
 
@@ -109,6 +111,27 @@ class Pool:
         self._leaving.add(worker)
         worker.retire()
 
+    def resize(self, options: SupervisorOptions) -> None:
+        """From now on keep to these."""
+        self._options = options
+        while len(self._spares) > options.spares:
+            self.release(self._spares.pop(0))
+        self.fill()
+
+    def renew(self, launcher: Launcher) -> None:
+        """Launch from ``launcher`` from now on, and replace whatever has not been handed out."""
+        self._launcher = launcher
+        self.generation += 1
+        for worker in list(self._starting):
+            self._starting.pop(worker).cancel()
+            self._made_for.pop(worker, None)
+            self._leaving.add(worker)
+            worker.kill()
+        spares, self._spares = self._spares, []
+        for worker in spares:
+            self.release(worker)
+        self.fill()
+
     def stop(self, on_empty: Callable[[], None]) -> None:
         """Let every spare go; ``on_empty`` is called when none is left."""
         self._stopped = True
@@ -131,7 +154,8 @@ class Pool:
     def _launch(self, wanted: _Wanted | None = None) -> bool:
         """Whether that could be begun."""
         try:
-            worker = WorkerHandle(self._reactor, self._reaper, self, self._options.grace, self._observer)
+            grace = self._options.grace
+            worker = WorkerHandle(self._reactor, self._reaper, self, grace, self._observer, self.generation)
         except OSError as exc:
             self._unprepared(wanted, f"the system gives no pipes for an interpreter: {exc}")
             return False
@@ -165,6 +189,10 @@ class Pool:
         return min(0.1 * 2.0 ** min(self._failures_in_row, 10), _REFILL_BACKOFF_S)
 
     def _start_failed(self, worker: WorkerHandle, reason: str) -> None:
+        if worker not in self._starting:  # it was let go before it was there
+            self._leaving.discard(worker)
+            self._check_empty()
+            return
         self._starting.pop(worker).cancel()
         wanted = self._made_for.pop(worker, None)
         self._failures_in_row += 1

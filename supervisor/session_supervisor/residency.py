@@ -49,6 +49,12 @@ class Residency:
             self._waiting = collections.deque(kept)
         return gone
 
+    def resize(self, limit: int) -> None:
+        """So many places from now on. Where there are fewer, those that rest give way now, others when they do."""
+        self.limit = limit
+        self._has_room(for_one_more=False)
+        self._grant()
+
     def give_back(self) -> None:
         """One place is free again."""
         self.used -= 1
@@ -60,6 +66,8 @@ class Residency:
         self._resting.move_to_end(crew)
         if self._waiting:
             self._grant()
+        else:
+            self._has_room(for_one_more=False)
 
     def stir(self, crew: Resident) -> None:
         """``crew`` has something to do again, or is no more."""
@@ -70,7 +78,7 @@ class Residency:
             return
         self._granting = True
         try:
-            while self._waiting and (not self.limit or self.used < self.limit or self._make_room()):
+            while self._waiting and self._has_room(for_one_more=True):
                 crew = self._waiting.popleft()
                 self.used += 1
                 if not crew.place_granted():
@@ -78,9 +86,11 @@ class Residency:
         finally:
             self._granting = False
 
-    def _make_room(self) -> bool:
-        if not self._resting:
-            return False
-        crew, _ = self._resting.popitem(last=False)
-        crew.give_way()
+    def _has_room(self, *, for_one_more: bool) -> bool:
+        """Whether the places suffice, once as many crews as need be have given way."""
+        while self.limit and self.used + for_one_more > self.limit:
+            if not self._resting:
+                return False
+            crew, _ = self._resting.popitem(last=False)
+            crew.give_way()
         return True

@@ -79,10 +79,10 @@ class Session:
         self.recoveries = 0
         self.hibernations = 0
         self.crew: Crew | None = None
+        self.expiry: Timer | None = None
+        """Runs out when it may have been unused for its time."""
         self.refusal: Failure | None = None
         """Why the next request is refused, once: what happened while nobody was there to be told."""
-        self.expiry: Timer | None = None
-        """When somebody looks whether it has been used for its time."""
         self._surroundings = surroundings
         self._recorded = False  # whether the store knows of it
         self._stored = 0  # the version that is safe
@@ -156,6 +156,13 @@ class Session:
             done(None)
         else:
             self.crew.recycle(done)
+
+    def reconfigure(self, birth: bytes, options: SessionOptions) -> None:
+        """Keep to ``options`` from now on; workers it gets from now on are assigned with ``birth``."""
+        self.birth, self.options = birth, options
+        self._surroundings.watch_use(self)
+        if self.crew is not None:
+            self.crew.reconfigured()
 
     def _awake(self) -> Crew:
         if self.crew is None:

@@ -1,9 +1,9 @@
 """How a crew's workers are replaced by fresh ones without anybody noticing.
 
-A worker that is *due* (by its age, its count of requests, what it holds of memory, or because somebody
-asked) serves on until a successor has become the session and has loaded its snapshot; between two
-requests the one takes the place of the other. Each worker draws its own limits, and only so many
-successions happen at once in the whole supervisor.
+A worker that is *due* (by its age, its count of requests, what it holds of memory, because the launcher
+that made it has been relieved, or because somebody asked) serves on until a successor has become the
+session and has loaded its snapshot; between two requests the one takes the place of the other. Each
+worker draws its own limits, and only so many successions happen at once in the whole supervisor.
 
 A limit of memory below what any interpreter of the session needs would replace workers for ever: when
 several in a row have had to go soon after they began, the next ones are left alone for a while that
@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from session_supervisor.failures import DeathCertificate, Failure, WorkerStartFailed
@@ -62,12 +63,19 @@ class Succession:
 
     def begin_service(self, worker: WorkerHandle) -> None:
         """``worker`` serves from now on: give it its limits."""
+        worker.due = worker.generation != self._surroundings.pool.generation
         ttl, worker.max_served = self._crew.session.options.recycle.draw()
         if ttl:
             worker.expiry = self._surroundings.reactor.call_later(ttl, lambda: self._expired(worker))
 
     def _expired(self, worker: WorkerHandle) -> None:
         worker.due = True
+        self.advance()
+
+    def renew(self, workers: Iterable[WorkerHandle]) -> None:
+        """Replace those of them that an earlier launcher has made, successors included."""
+        for worker in workers:
+            worker.due = worker.due or worker.generation != self._surroundings.pool.generation
         self.advance()
 
     def recycle(self, done: Done) -> None:
@@ -144,6 +152,7 @@ class Succession:
         del self._successors[old]
         self._crew.replace(old, successor)
         self._over(None)
+        self.advance()  # the successor may have become out of date before it came to serve
         return True
 
     def after_request(self, worker: WorkerHandle) -> None:

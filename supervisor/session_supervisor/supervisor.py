@@ -3,6 +3,9 @@
 The supervisor owns the sessions, the pool and the launcher, keeps the limits that span sessions,
 and ends in order: :meth:`Supervisor.drain` lets what runs finish within a bound, then lets every
 process go and waits for it. It knows processes and bytes; what a request means is its caller's affair.
+
+While it serves it can be given other options (:meth:`Supervisor.reconfigure`) and a fresh launcher
+(:meth:`Supervisor.renew`), whose workers then succeed all others between requests.
 """
 
 from __future__ import annotations
@@ -89,6 +92,7 @@ class Supervisor:
         self._recycle_queue: collections.deque[Crew] = collections.deque()
         self._draining = False
         self._drain_timer: Timer | None = None
+        self._coming: Launcher | None = None
         self._on_drained: Callable[[], None] | None = None
         self._ended = False
         self._drained = False
@@ -103,6 +107,47 @@ class Supervisor:
             on_ready()
 
         self.launcher.start(ready, on_failed)
+
+    def reconfigure(self, options: SupervisorOptions) -> None:
+        """Keep to ``options`` from now on. What runs is left to run; sessions keep theirs
+        (:meth:`Session.reconfigure`)."""
+        self.options = options
+        self.pool.resize(options)
+        self.residency.resize(options.max_workers)
+        self.leases.resize(options.leases)
+        self._begin_waiting_recycles()
+
+    def renew(self, make_launcher: LauncherFactory, done: Callable[[str | None], None]) -> None:
+        """Have every worker come from a launcher made now: ``done(None)`` once it can launch, and the spares
+        are being replaced; or ``done(reason)``, and the one there is goes on. Workers that serve sessions
+        are left alone until :meth:`roll_over`. One at a time; never done once this drains."""
+        coming = self._coming = make_launcher(self.reactor, self._reaper)
+
+        def ready() -> None:
+            self._coming = None
+            relieved, self.launcher = self.launcher, coming
+            self.pool.renew(coming)
+            relieved.stop()
+            done(None)
+
+        def failed(reason: str) -> None:
+            self._coming = None
+            coming.stop()
+            done(reason)
+
+        coming.start(ready, failed)
+
+    def roll_over(self) -> None:
+        """Have each worker that an earlier launcher made replaced, between requests and a few at a time."""
+        for session in self.sessions.values():
+            if session.crew is not None:
+                session.crew.renew()
+
+    @property
+    def outdated(self) -> int:
+        """Workers of sessions that an earlier launcher made."""
+        generation = self.pool.generation
+        return sum(one.generation != generation for session in self.sessions.values() for one in session.workers)
 
     def abandon(self) -> None:
         """Instead of :meth:`start`: the guardian leaves and takes the scratch folder with it."""
@@ -125,6 +170,8 @@ class Supervisor:
             self.reactor.call_soon(done)
         if not self._draining:
             self._draining = True
+            if self._coming is not None:
+                self._coming.stop()
             self._drain_timer = self.reactor.call_later(self.options.drain_timeout, self._end_sessions)
         self._check_drained()
 
@@ -204,8 +251,7 @@ class Supervisor:
         self.sessions[session_id] = session
         self.counters.sessions += 1
         self.observer.session_opened(session_id, restored=restored)
-        if options.ttl:
-            session.expiry = self.reactor.call_later(options.ttl, lambda: self._check_use(session))
+        self.watch_use(session)
         return session
 
     def discard(self, session: Session) -> None:
@@ -213,18 +259,26 @@ class Supervisor:
         del self.sessions[session.id]
         session.end(lambda: None)
 
+    def watch_use(self, session: Session) -> None:
+        """Have the session end once it has not been used for its time, counted from its last use."""
+        if session.expiry is not None:
+            session.expiry.cancel()
+            session.expiry = None
+        if session.options.ttl:
+            left = max(0.0, session.last_used + session.options.ttl - time.monotonic())
+            session.expiry = self.reactor.call_later(left, lambda: self._check_use(session))
+
     def _check_use(self, session: Session) -> None:
-        """End the session if it has not been used for its time."""
         if self.sessions.get(session.id) is not session or self._ended:
             return
-        left = session.last_used + session.options.ttl - time.monotonic()
+        ttl = session.options.ttl
+        left = session.last_used + ttl - time.monotonic()
         if left <= 0 and session.at_rest:
-            logger.info("session %s was not used for %d s and ends", session.id, session.options.ttl)
+            logger.info("session %s was not used for %d s and ends", session.id, ttl)
             self.counters.expired += 1
             session.end(lambda: None)
         else:
-            again = left if left > 0 else session.options.ttl
-            session.expiry = self.reactor.call_later(again, lambda: self._check_use(session))
+            session.expiry = self.reactor.call_later(left if left > 0 else ttl, lambda: self._check_use(session))
 
     def submit(
         self,

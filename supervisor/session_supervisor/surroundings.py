@@ -50,6 +50,9 @@ class Surroundings(Protocol):
     def recycle_ended(self) -> None:
         """A succession that was allowed is over, one way or the other."""
 
+    def watch_use(self, session: Session) -> None:
+        """See to it that the session ends once it has not been used for its time."""
+
     def empty_scratch(self, session: Session) -> None:
         """Remove what is in the session's scratch folder."""
 

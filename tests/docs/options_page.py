@@ -17,10 +17,11 @@ _HEAD: Final = """# Options of a daemon
 *This page is made from the code (`python -m tests.docs.options_page`); a test keeps it true.*
 
 Each is a flag of `bridge-cli serve`, a key of `bridge.toml` and a variable of the environment
-([operate.md](operate.md) says which wins). One that is on or off has a negative, such as `--no-ready`.
+([operate.md](operate.md) says which wins). One that is on or off has a negative, such as `--no-ready`. A change of it takes a
+reload (SIGHUP) or a restart of the daemon.
 
-| flag | values | default | variable | |
-|---|---|---|---|---|
+| flag | values | default | variable | change | |
+|---|---|---|---|---|---|
 """
 _BOUNDS: Final = {"ge": "at least", "gt": "more than", "le": "at most"}
 
@@ -48,7 +49,7 @@ def _default(value: object) -> str:
 def page() -> str:
     rows = (
         f"| `--{name.replace('_', '-')}` | {_values(field)} | {_default(field.default)} | `{environment_name(name)}` "
-        f"| {field.description} |"
+        f"| {DaemonOptions.change(name)} | {field.description} |"
         for name, field in DaemonOptions.model_fields.items()
     )
     return _HEAD + "\n".join(rows) + "\n"

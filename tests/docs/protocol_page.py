@@ -44,7 +44,8 @@ Exactly one terminal reply per request, before it any number of events of that r
     {"id": 7, "success": false, "error": {"code": "...", "message": "...", "retryable": false, "details": {...}}, "timestamp": "..."}
 
 Frames without `id` are the daemon's own: `{"event": "ready", ...}` first (unless `--no-ready`), or
-`{"event": "fatal", ...}` when it cannot start. Replies of different sessions come in any order; within a session
+`{"event": "fatal", ...}` when it cannot start, `{"event": "reloaded", "changed": [...], "needs_restart": [...]}` when it goes on with other options and
+fresh interpreters; ignore those you do not know. Replies of different sessions come in any order; within a session
 requests run in the order received; in one of several `workers` they may overlap, but what was sent after a request
 that changes the session sees the change. A `timeout` or `cancelled` reply leaves when the work has stopped.
 

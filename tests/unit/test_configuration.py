@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from dspy_bridge.daemon import configuration
-from dspy_bridge.daemon.configuration import BadConfiguration, resolve
-from dspy_bridge.daemon.options import DaemonOptions
+from dspy_bridge.daemon.configuration import BadConfiguration, Configuration, resolve
+from dspy_bridge.daemon.options import DaemonOptions, refuse_daemon_options
+from dspy_bridge.protocol.arguments import SettingsArgs, validate
+from dspy_bridge.protocol.daemon_commands import StartSessionArgs
+from dspy_bridge.protocol.errors import BridgeError
 
 
 @pytest.fixture
@@ -73,3 +76,68 @@ def test_what_cannot_be_is_named_with_its_place(
 def test_truth_values_come_from_the_environment_in_words(user_file: Path, project: Path) -> None:
     for word, meant in (("1", True), ("true", True), ("yes", True), ("0", False), ("false", False), ("no", False)):
         assert resolve({}, {"DSPY_BRIDGE_EXPLICIT_SESSIONS": word}, project).options.explicit_sessions is meant
+
+
+# -- again -----------------------------------------------------------------------------------------
+
+
+def test_a_revision_takes_what_can_be_reloaded_and_keeps_the_rest(user_file: Path, project: Path) -> None:
+    (project / "bridge.toml").write_text("spares = 1\nmax-frame = 5000\nqueue-total = 9\nmax-sessions = 7\n")
+    environ = {"DSPY_BRIDGE_QUEUE_TOTAL": "99"}
+    configuration = Configuration({"max_sessions": 3}, environ, project)
+    environ["DSPY_BRIDGE_SPARES"] = "5"  # what the environment became later is of no interest
+    (project / "bridge.toml").write_text("spares = 4\nmax-frame = 6000\nqueue-total = 10\nmax-sessions = 8\n")
+    revision = configuration.revise()
+    assert (list(revision.changed), list(revision.waiting)) == (["spares"], ["max_frame"])
+    assert configuration.options.spares == 1  # nothing has changed yet
+    configuration.adopt(revision)
+    options = configuration.options
+    assert (options.spares, options.max_frame, options.queue_total, options.max_sessions) == (4, 5000, 99, 3)
+    assert list(configuration.waiting) == ["max_frame"]
+    (project / "bridge.toml").write_text("max-frame = 5000\n")
+    revision = configuration.revise()
+    assert (list(revision.changed), list(revision.waiting)) == (["spares"], [])
+    configuration.adopt(revision)
+    assert configuration.options.spares == DaemonOptions().spares
+    assert configuration.resolved.origin("spares") == "default"
+
+
+def test_an_option_that_goes_back_to_its_default_keeps_saying_where_its_value_is_from(
+    user_file: Path, project: Path
+) -> None:
+    (project / "bridge.toml").write_text("max-frame = 5000\n")
+    configuration = Configuration({}, {}, project)
+    (project / "bridge.toml").write_text("")
+    configuration.adopt(configuration.revise())
+    assert configuration.options.max_frame == 5000
+    assert configuration.resolved.origin("max_frame").endswith("bridge.toml")
+
+
+def test_every_option_says_what_a_change_of_it_takes() -> None:
+    fixed = {name for name in DaemonOptions.model_fields if DaemonOptions.change(name) == "restart"}
+    assert fixed == {"framing", "launcher", "max_frame", "state_dir", "state_sync"}
+
+
+def test_no_setting_of_a_session_is_taken_for_an_option_of_the_daemon() -> None:
+    refuse_daemon_options(SettingsArgs.model_fields)
+    with pytest.raises(BridgeError) as refused:
+        refuse_daemon_options(["num_threads", "spares", "state_dir"])
+    assert [one["path"] for one in refused.value.details["errors"]] == ["args.spares", "args.state_dir"]
+
+
+@pytest.mark.parametrize(
+    ("args", "path", "hint"),
+    [
+        ({"thread": 1}, "args.thread", "'threads'"),
+        ({"settings": {"thread": 1}}, "args.settings.thread", "'num_threads'"),
+        ({"settings": {"adapter": {"name": "chat", "nam": 1}}}, "args.settings.adapter.nam", "'name'"),
+        ({"zzz": 1}, "args.zzz", None),
+    ],
+)
+def test_the_nearest_name_is_one_of_its_place(args: dict[str, object], path: str, hint: str | None) -> None:
+    with pytest.raises(BridgeError) as refused:
+        validate(StartSessionArgs, args)
+    (error,) = refused.value.details["errors"]
+    assert error["path"] == path
+    assert ("did you mean" in error["reason"]) == (hint is not None)
+    assert hint is None or hint in error["reason"]

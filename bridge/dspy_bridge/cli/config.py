@@ -46,7 +46,8 @@ def show(as_json: bool, everything: bool) -> None:
 
 @command.command("options")
 def options() -> None:
-    """Every option, with its default, variable and meaning."""
+    """Every option, with its default, variable, what a change of it takes (SIGHUP, or a restart), and meaning."""
     for name, field in DaemonOptions.model_fields.items():
-        click.echo(f"--{name.replace('_', '-')}  (default {field.default!r}, {environment_name(name)})")
+        facts = f"default {field.default!r}, {environment_name(name)}, {DaemonOptions.change(name)}"
+        click.echo(f"--{name.replace('_', '-')}  ({facts})")
         click.echo(f"    {field.description}")

@@ -9,10 +9,10 @@ from typing import Any
 import click
 from pydantic.fields import FieldInfo
 
-from dspy_bridge.daemon.configuration import BadConfiguration, resolve
+from dspy_bridge.daemon.configuration import BadConfiguration, Configuration
 from dspy_bridge.daemon.descriptors import claim_stdio, raise_descriptor_limit
 from dspy_bridge.daemon.listener import SocketInUse
-from dspy_bridge.daemon.logs import configure_logging
+from dspy_bridge.daemon.logs import log_handler, log_to
 from dspy_bridge.daemon.metrics_port import PortInUse
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.server import Daemon, Exit
@@ -48,18 +48,18 @@ def _serve(fds: tuple[int, int] | None, socket: str | None, stdio: bool, **given
     if fds is not None and stdio:
         raise click.UsageError("--fds and --stdio both say where the one host is that the daemon ends with")
     try:
-        resolved = resolve({name: value for name, value in given.items() if value is not None})
+        configuration = Configuration({name: value for name, value in given.items() if value is not None})
     except BadConfiguration as exc:
         raise click.UsageError(str(exc)) from None
-    options = resolved.options
+    options = configuration.options
     try:
-        configure_logging(options)
+        log_to(log_handler(options), options.log_level)
     except OSError as exc:
         raise click.UsageError(f"--log-file: {exc}") from None
     raise_descriptor_limit()
     own_read, own_write = claim_stdio()
     try:
-        daemon = Daemon(resolved)
+        daemon = Daemon(configuration)
     except StateUnusable as exc:
         click.echo(f"dspy-bridge cannot start: {exc}", err=True)
         sys.exit(int(Exit.STATE_UNUSABLE))

@@ -190,7 +190,7 @@ class Engine:
         if "call_id" in frame:
             self._pool.submit(self._answer, frame)
             return
-        number = frame["id"]
+        number: int = frame.get("id", 0)  # 0, which is nobody's: an event of the daemon itself
         with self._changing:
             opened = self._open.get(number) if "event" in frame else self._open.pop(number, None)
         if opened is None:

@@ -7,10 +7,9 @@ defaults < the user's ``bridge.toml`` < the project's (``bridge.toml``, or ``[to
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +18,7 @@ import platformdirs
 from pydantic import ValidationError
 
 from dspy_bridge.daemon.options import DaemonOptions
+from dspy_bridge.protocol.arguments import did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -52,6 +52,47 @@ class Resolved:
         return self.origins.get(option, "default")
 
 
+@dataclass(frozen=True)
+class Revision:
+    """What a daemon is to go on with. ``changed``: options whose values differ from those in force.
+    ``waiting``: those that were set anew but keep their values until the daemon is restarted."""
+
+    resolved: Resolved
+    changed: Sequence[str]
+    waiting: Sequence[str]
+
+
+class Configuration:
+    """The options of a daemon in force (:attr:`options`), shared by all who need them, and where they are from.
+
+    ``flags``, ``environ`` and ``folder`` are those of its start, for good. Raises :class:`BadConfiguration`.
+    """
+
+    def __init__(self, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, folder: Path | None = None):
+        self._sources = (dict(flags), dict(environ), folder or Path.cwd())
+        self.resolved = resolve(*self._sources)
+        self.waiting: Sequence[str] = ()
+
+    @property
+    def options(self) -> DaemonOptions:
+        return self.resolved.options
+
+    def revise(self) -> Revision:
+        """Look at files again; nothing has changed yet. Raises :class:`BadConfiguration`."""
+        present, found = self.resolved, resolve(*self._sources)
+        differ = [name for name, value in found.options if value != getattr(present.options, name)]
+        waiting = [name for name in differ if DaemonOptions.change(name) == "restart"]
+        kept = {name: getattr(present.options, name) for name in waiting}
+        origins = {name: found.origin(name) for name in DaemonOptions.model_fields}
+        origins |= {name: present.origin(name) for name in waiting}
+        resolved = Resolved(found.options.model_copy(update=kept), origins)
+        return Revision(resolved, [name for name in differ if name not in kept], waiting)
+
+    def adopt(self, revision: Revision) -> None:
+        """Its options are in force from now on."""
+        self.resolved, self.waiting = revision.resolved, revision.waiting
+
+
 def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, folder: Path | None = None) -> Resolved:
     """The options of a daemon started in ``folder`` with these flags (those given). Raises
     :class:`BadConfiguration`."""
@@ -60,8 +101,7 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, f
     for layer in (*_files(folder or Path.cwd()), _environment(environ), Layer("flag", flags)):
         for name, value in layer.values.items():
             if name not in DaemonOptions.model_fields:
-                near = difflib.get_close_matches(name[:100], DaemonOptions.model_fields, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(name, DaemonOptions.model_fields)
                 raise BadConfiguration(f"{layer.name}: there is no option {name!r}{hint}")
             values[name], origins[name] = value, layer.name
     try:

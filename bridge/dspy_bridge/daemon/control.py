@@ -13,13 +13,14 @@ from typing import Any, Final
 from dspy_bridge import jsonlib
 from dspy_bridge.daemon import sampling, variables
 from dspy_bridge.daemon.chrome_trace import TraceEvents
-from dspy_bridge.daemon.configuration import Resolved, environment_name
+from dspy_bridge.daemon.configuration import Configuration, environment_name
 from dspy_bridge.daemon.exposition import exposition
 from dspy_bridge.daemon.failures import to_bridge_error
 from dspy_bridge.daemon.health import Watchdog, health
 from dspy_bridge.daemon.metrics_port import Page
 from dspy_bridge.daemon.observation import Observation
 from dspy_bridge.daemon.options import DaemonOptions
+from dspy_bridge.daemon.reloading import Reloading
 from dspy_bridge.daemon.router import OpenRequest, Router
 from dspy_bridge.daemon.sessions import Sessions
 from dspy_bridge.daemon.stats import stats
@@ -54,7 +55,8 @@ class Control:
         self,
         supervisor: Supervisor,
         sessions: Sessions,
-        resolved: Resolved,
+        configuration: Configuration,
+        reloading: Reloading,
         shutdown: Callable[[], None],
         tracer: Tracer,
         observation: Observation,
@@ -63,8 +65,8 @@ class Control:
         self.watchdog: Watchdog | None = None
         self._supervisor = supervisor
         self._sessions = sessions
-        self._resolved = resolved
-        self._options = resolved.options
+        self._configuration = configuration
+        self._reloading = reloading
         self._shutdown = shutdown
         self._tracer = tracer
         self._observation = observation
@@ -98,6 +100,10 @@ class Control:
             "health": self._health,
             "shutdown": self._shut_down,
         }
+
+    @property
+    def _options(self) -> DaemonOptions:
+        return self._configuration.options
 
     def serve(self, opened: OpenRequest, command: Command) -> None:
         """Answer ``opened``, now or later. Raises :class:`BridgeError` or a failure of the supervisor."""
@@ -246,7 +252,8 @@ class Control:
 
     def _stats(self) -> dict[str, Any]:
         assert self.router is not None
-        return stats(self._supervisor, self.router, time.monotonic() - self._started, self.watchdog)
+        said = stats(self._supervisor, self.router, time.monotonic() - self._started, self.watchdog)
+        return {**said, "reload": self._reloading.describe()}
 
     def _get_stats(self, opened: OpenRequest, args: arguments.NoArgs) -> None:
         opened.success(self._stats())
@@ -279,9 +286,11 @@ class Control:
             {
                 "name": name,
                 "value": value,
-                "from": self._resolved.origin(name),
+                "from": self._configuration.resolved.origin(name),
                 "default": DaemonOptions.model_fields[name].default,
                 "variable": environment_name(name),
+                "change": DaemonOptions.change(name),
+                "waiting": name in self._configuration.waiting,
                 "description": DaemonOptions.model_fields[name].description,
             }
             for name, value in self._options

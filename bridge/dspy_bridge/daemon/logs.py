@@ -39,8 +39,8 @@ class _Json(logging.Formatter):
         return jsonlib.dumps(said, default=str).decode()
 
 
-def configure_logging(options: DaemonOptions) -> None:
-    """Log records of the daemon go to its file, or to stderr. Raises ``OSError`` for a file that cannot be."""
+def log_handler(options: DaemonOptions) -> logging.Handler:
+    """Where records go by these options: a file, or stderr. Raises ``OSError`` for a file that cannot be."""
     handler: logging.Handler
     if options.log_file:
         handler = logging.FileHandler(_private(Path(options.log_file)))
@@ -48,7 +48,12 @@ def configure_logging(options: DaemonOptions) -> None:
         handler = logging.StreamHandler(sys.stderr)
     plain = _Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(_Json() if options.log_format == "json" else plain)
-    logging.basicConfig(level=options.log_level.upper(), handlers=[handler])
+    return handler
+
+
+def log_to(handler: logging.Handler, level: str) -> None:
+    """Log there from now on, and nowhere else."""
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 def _private(path: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 
 
 class Notifier:
@@ -14,6 +15,11 @@ class Notifier:
     def __init__(self) -> None:
         address = os.environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address  # a name in Linux's abstract space
+
+    def reloading(self) -> None:
+        """``READY=1`` is to follow, whatever comes of it."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self.tell(f"RELOADING=1\nMONOTONIC_USEC={now}")
 
     def tell(self, state: str) -> None:
         """Send ``state``, such as ``READY=1``."""

@@ -1,10 +1,12 @@
 """What an operator can set about a daemon: the one place each option is defined.
 
-From this model come the flags of ``bridge-cli serve``, their help and their validation.
+From this model come the flags of ``bridge-cli serve``, their help and their validation, and which of
+them a daemon that serves can be given anew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -22,17 +24,26 @@ _PER_WORKER: Final = 16 << 20
 """Bytes reckoned for one interpreter where nobody says how many there may be."""
 
 
+Change = Literal["reload", "restart"]
+"""What it takes for a new value to count: SIGHUP, or another daemon."""
+
+
+def _fixed(default: Any, **given: Any) -> Any:
+    """The field of an option that a daemon keeps for life. All others can be reloaded."""
+    return Field(default, json_schema_extra={"change": "restart"}, **given)
+
+
 class DaemonOptions(BaseModel):
-    """Immutable once the daemon serves."""
+    """Immutable; a reload (:mod:`.reloading`) puts others in the place of these."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    framing: Literal["lines", "packet4"] = Field(
+    framing: Literal["lines", "packet4"] = _fixed(
         "lines", description="How frames are delimited: newlines, or a 4-byte big-endian length."
     )
     ready: bool = Field(True, description="Send the ready frame first.")
     explicit_sessions: bool = Field(False, description="Refuse unknown session ids instead of starting those sessions.")
-    launcher: Literal["auto", "fork", "spawn"] = Field(
+    launcher: Literal["auto", "fork", "spawn"] = _fixed(
         "auto", description="How interpreters are made: forked from a warm template, or started afresh."
     )
     python: str = Field(
@@ -56,7 +67,7 @@ class DaemonOptions(BaseModel):
     shared_cache: str = Field(
         "", description='Keep answers of models in this folder, for sessions that ask for cache "shared".'
     )
-    max_frame: int = Field(DEFAULT_MAX_FRAME, ge=1024, le=1 << 30, description="Longest frame taken, in bytes.")
+    max_frame: int = _fixed(DEFAULT_MAX_FRAME, ge=1024, le=1 << 30, description="Longest frame taken, in bytes.")
     max_sessions: int = Field(10_000, ge=1, description="Most sessions at once.")
     queue_per_session: int = Field(1_024, ge=1, description="Most requests waiting in one session.")
     queue_total: int = Field(16_384, ge=1, description="Most requests waiting in all sessions.")
@@ -85,8 +96,8 @@ class DaemonOptions(BaseModel):
     max_open_files: int = Field(0, ge=0, description="Most descriptors of an interpreter (at least 32); 0: no limit.")
     max_processes: int = Field(0, ge=0, description="Most processes of an interpreter, itself included; 0: no limit.")
     max_scratch_mb: int = Field(0, ge=0, description="Most in a session's scratch folder, in MiB; 0: no limit.")
-    state_dir: str = Field("", description="Keep durable sessions in this folder, over restarts of the daemon.")
-    state_sync: Literal["normal", "full"] = Field(
+    state_dir: str = _fixed("", description="Keep durable sessions in this folder, over restarts of the daemon.")
+    state_sync: Literal["normal", "full"] = _fixed(
         "normal", description="What an acknowledged change survives: the daemon's death, or the machine's too (slower)."
     )
     template_max_forks: int = Field(300, ge=1, description="Forks after which a fresh template takes over.")
@@ -98,19 +109,25 @@ class DaemonOptions(BaseModel):
     request_log_bytes: int = Field(
         1 << 20, ge=0, description="Most bytes of what a request prints that are passed on as log events."
     )
-    trace_file: str = Field(
+    trace_file: str = _fixed(
         "", description="Write a trace of everything to this file, for Perfetto; only its owner can read it."
     )
     trace_programs: bool = Field(
         False, description="Have get_trace show model calls, modules and tools too, as a trace file and otel do."
     )
-    otel: bool = Field(False, description="Send spans to an OpenTelemetry collector, which the OTEL_* variables name.")
-    metrics_port: int = Field(
+    otel: bool = _fixed(False, description="Send spans to an OpenTelemetry collector, which the OTEL_* variables name.")
+    metrics_port: int = _fixed(
         0, ge=0, le=65_535, description="Serve figures to Prometheus, and health, on this port of loopback; 0: off."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged.")
     log_format: Literal["console", "json"] = Field("console", description="Lines for people, or one JSON object each.")
     log_file: str = Field("", description="Log to this file instead of stderr; only its owner can read it.")
+
+    @classmethod
+    def change(cls, name: str) -> Change:
+        """What it takes to change the option of that name."""
+        extra = cls.model_fields[name].json_schema_extra
+        return "restart" if isinstance(extra, dict) and extra.get("change") == "restart" else "reload"
 
     def for_supervisor(self) -> SupervisorOptions:
         """The supervisor's share."""
@@ -184,3 +201,18 @@ class DaemonOptions(BaseModel):
             ttl=given("session_ttl_s"),
             durable=bool(self.state_dir) if args.durable is None else args.durable,
         )
+
+
+def refuse_daemon_options(given: Iterable[str]) -> None:
+    """Raises ``invalid_args`` where a session's settings are to be what only a daemon has."""
+    errors = []
+    for name in given:
+        if name in DaemonOptions.model_fields:
+            again = "SIGHUP makes it count" if DaemonOptions.change(name) == "reload" else "it needs a restart"
+            reason = f"is an option of the daemon; change it where the daemon has it from, {again}"
+            if name in StartSessionArgs.model_fields:
+                reason += " (start_session takes one for a session)"
+            errors.append({"path": f"args.{name}", "reason": reason})
+    if errors:
+        message = f"{errors[0]['path']}: {errors[0]['reason']}"
+        raise BridgeError("invalid_args", message, details={"errors": errors})

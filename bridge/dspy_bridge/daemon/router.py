@@ -16,6 +16,7 @@ from typing import Any
 
 from dspy_bridge.daemon.connection import Connection
 from dspy_bridge.daemon.failures import to_bridge_error
+from dspy_bridge.daemon.options import refuse_daemon_options
 from dspy_bridge.daemon.timings import Timings
 from dspy_bridge.daemon.tracing import MAX_NAME, Asked, Tracer, from_worker
 from dspy_bridge.protocol import envelope
@@ -264,6 +265,8 @@ class Router:
                 late = RequestTimedOut(f"the request did not end within {call.timeout_ms} ms")
                 opened.deadline = self._supervisor.reactor.call_later(timeout, lambda: opened.fail(late))
             return
+        if command.name == "configure":
+            refuse_daemon_options(call.args)  # its interpreter knows nothing of these
         opened.session = session = self._session_for(call.session_id)
         request = self._supervisor.submit(
             session,

@@ -9,9 +9,9 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from dspy_bridge.daemon.configuration import Resolved
+from dspy_bridge.daemon.configuration import Configuration, Revision
 from dspy_bridge.daemon.connection import Connection
 from dspy_bridge.daemon.control import Control
 from dspy_bridge.daemon.descriptors import pollable_input
@@ -20,6 +20,8 @@ from dspy_bridge.daemon.listener import Listener
 from dspy_bridge.daemon.metrics_port import MetricsPort
 from dspy_bridge.daemon.notify import Notifier
 from dspy_bridge.daemon.observation import Observation
+from dspy_bridge.daemon.options import DaemonOptions
+from dspy_bridge.daemon.reloading import Reloading
 from dspy_bridge.daemon.router import Router
 from dspy_bridge.daemon.sampling import Sampler
 from dspy_bridge.daemon.sessions import Sessions
@@ -73,24 +75,53 @@ class Consumer(Protocol):
         """The daemon ends: finish, within a bound."""
 
 
+def _make_launcher(reactor: Reactor, reaper: Reaper, options: DaemonOptions) -> Launcher:
+    kind = options.launcher
+    if kind == "auto":
+        kind = "fork" if IS_LINUX else "spawn"
+    python = options.python or sys.executable
+    if kind == "spawn":
+        return SpawnLauncher(APPLICATION, python)
+    env = {**os.environ, "DSPY_BRIDGE_PRELOAD": options.preload}
+    return ForkLauncher(reactor, reaper, APPLICATION, python=python, max_forks=options.template_max_forks, env=env)
+
+
 class Daemon:
     """One daemon. Add transports, then :meth:`run`. Raises :class:`StateUnusable`."""
 
-    def __init__(self, resolved: Resolved) -> None:
-        self._options = options = resolved.options
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        options = configuration.options
         self._notifier = Notifier()
         self._reactor = Reactor(lambda exc: logger.error("a callback of the daemon failed", exc_info=exc))
+        self._reactor.on_signal(signal.SIGHUP, lambda: self._reloading.ask())
         self._tracer = Tracer()
         observation = Observation(self._tracer)
         # First, because it may not be possible: then nothing has been begun.
         store = Store(Path(options.state_dir), self._reactor, options.state_sync) if options.state_dir else None
         self._supervisor = Supervisor(
-            self._reactor, self._make_launcher, options.for_supervisor(), observation, add=add_tally, store=store
+            self._reactor,
+            lambda reactor, reaper: _make_launcher(reactor, reaper, options),
+            options.for_supervisor(),
+            observation,
+            add=add_tally,
+            store=store,
         )
-        sessions = Sessions(self._supervisor, options)
+        self._sessions = sessions = Sessions(self._supervisor, configuration)
         for stored in store.load() if store else ():
             sessions.restore(stored)
-        self._control = Control(self._supervisor, sessions, resolved, self.shut_down, self._tracer, observation)
+        self._reloading = Reloading(
+            configuration, self._supervisor, self._notifier, _make_launcher, self._adopted, self._announce_reload
+        )
+        self._control = Control(
+            self._supervisor,
+            sessions,
+            configuration,
+            self._reloading,
+            self.shut_down,
+            self._tracer,
+            observation,
+        )
         self._router = Router(
             self._supervisor,
             self._control.serve,
@@ -109,16 +140,9 @@ class Daemon:
         self._idle_timer: Timer | None = None
         self._exit = Exit.OK
 
-    def _make_launcher(self, reactor: Reactor, reaper: Reaper) -> Launcher:
-        kind = self._options.launcher
-        if kind == "auto":
-            kind = "fork" if IS_LINUX else "spawn"
-        if kind == "spawn":
-            return SpawnLauncher(APPLICATION, self._options.python or sys.executable)
-        env = {**os.environ, "DSPY_BRIDGE_PRELOAD": self._options.preload}
-        python = self._options.python or sys.executable
-        forks = self._options.template_max_forks
-        return ForkLauncher(reactor, reaper, APPLICATION, python=python, max_forks=forks, env=env)
+    @property
+    def _options(self) -> DaemonOptions:
+        return self._configuration.options
 
     # -- who watches ---------------------------------------------------------------------------
 
@@ -220,7 +244,7 @@ class Daemon:
 
     def run(self) -> Exit:
         """Serve until the end; returns the exit code."""
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for signum in (signal.SIGTERM, signal.SIGINT):
             self._reactor.on_signal(signum, self._asked_to_end)
         self._supervisor.start(self._ready, self._cannot_start)
         self._watchdog.start()
@@ -248,10 +272,24 @@ class Daemon:
             self._listener.start()
             self._watch_idleness()
         self._notifier.tell("READY=1")
+        self._reloading.allow()
         # What is here now stays. Without it, a full collection looks only at what sessions have left behind,
         # which makes it short, and frequent enough that memory stays flat.
         gc.collect()
         gc.freeze()
+
+    def _adopted(self, revision: Revision) -> None:
+        """Other options have come into force."""
+        if revision.changed:
+            self._supervisor.reconfigure(self._options.for_supervisor())
+            self._sessions.reconfigure()
+            self._router.log_limit = self._options.request_log_bytes
+            self._watch_idleness()
+
+    def _announce_reload(self, facts: dict[str, Any]) -> None:
+        for connection in self._connections:
+            if connection.knows_protocol and not connection.lost:
+                connection.send(envelope.daemon_event("reloaded", facts))
 
     def _cannot_start(self, reason: str) -> None:
         # The host sees why on its own wire, the operator on stderr.

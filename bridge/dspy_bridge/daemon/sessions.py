@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dspy_bridge import jsonlib
+from dspy_bridge.daemon.configuration import Configuration
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.protocol import compact
-from dspy_bridge.protocol.charter import birth_certificate, charter_of, read_charter, reborn
+from dspy_bridge.protocol.charter import birth_certificate, charter_of, read_charter, reborn, revised
 from dspy_bridge.protocol.daemon_commands import SessionDocument, StartSessionArgs
 from dspy_bridge.protocol.envelope import timestamp
 from dspy_bridge.protocol.errors import BridgeError
@@ -32,12 +33,16 @@ logger = logging.getLogger(__name__)
 class Sessions:
     """See the module."""
 
-    def __init__(self, supervisor: Supervisor, options: DaemonOptions) -> None:
+    def __init__(self, supervisor: Supervisor, configuration: Configuration) -> None:
         self._supervisor = supervisor
-        self._options = options
+        self._configuration = configuration
         self._known: dict[SessionOptions, SessionOptions] = {}
         self._unreadable: set[str] = set()
         """Sessions that are stored but could not be restored: nobody may write over them."""
+
+    @property
+    def _options(self) -> DaemonOptions:
+        return self._configuration.options
 
     # -- by name -------------------------------------------------------------------------------
 
@@ -92,11 +97,7 @@ class Sessions:
         if session_id in self._unreadable:
             message = f"session {session_id!r} is stored, but this daemon cannot read it; its log says why"
             raise BridgeError("unsupported", message)
-        options = self._options.for_session(args)
-        told = self._options.for_workers()
-        if options.leases or self._options.max_lm_calls:
-            told["lease_lm_calls"] = True
-        options = self._known.setdefault(options, options)  # most sessions have the same ones
+        options, told = self._terms(args)
 
         def certificate(scratch: Path) -> bytes:
             return birth_certificate(session_id, scratch, args, options.limits, missing or {}, told)
@@ -105,6 +106,27 @@ class Sessions:
         if missing:
             charter = compact.dumps({**jsonlib.loads(charter), "missing": missing})
         return self._supervisor.open(session_id, certificate, options=options, charter=charter, restored=restored)
+
+    def _terms(self, args: StartSessionArgs) -> tuple[SessionOptions, dict[str, Any]]:
+        """The options of a session that asks for ``args``, and what its workers are told by the daemon. Raises
+        ``unsupported``."""
+        options = self._options.for_session(args)
+        told = self._options.for_workers()
+        if options.leases or self._options.max_lm_calls:
+            told["lease_lm_calls"] = True
+        return self._known.setdefault(options, options), told  # most sessions have the same ones
+
+    def reconfigure(self) -> None:
+        """Have every session follow the daemon's present options, but for what it has asked for itself, as if
+        it were restored by a daemon that was started with them."""
+        for session in self._supervisor.sessions.values():
+            try:
+                args, _ = read_charter(session.charter)
+                options, told = self._terms(args)
+            except BridgeError as error:
+                logger.warning("session %s keeps the options it has: %s", session.id, error.message)
+            else:
+                session.reconfigure(revised(session.birth, args, options.limits, told), options)
 
     # -- from disk -----------------------------------------------------------------------------
 

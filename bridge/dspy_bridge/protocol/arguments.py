@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -73,6 +74,28 @@ def _describe(model: type[BaseModel], where: str, error: Any) -> dict[str, str]:
         path += f"[{part}]" if isinstance(part, int) else f".{str(part)[:100]}"
     reason = str(error["msg"])
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1])[:100], model.model_fields, 1)
-        reason = "there is no such argument" + (f"; did you mean {near[0]!r}?" if near else "")
+        *place, name = error["loc"]
+        reason = "there is no such argument" + did_you_mean(str(name), _names_at(model, place))
     return {"path": path, "reason": reason}
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """What to add to a message that says there is no ``name``: the nearest there is, if one is near."""
+    near = difflib.get_close_matches(name[:100], known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _names_at(model: type[BaseModel], place: Iterable[int | str]) -> set[str]:
+    """The names of the arguments that can stand at a place within those of ``model``."""
+    models = {model}
+    for part in place:
+        # An index, a key or the type of a union that was tried leads to no other models.
+        fields = [one.model_fields[part] for one in models if isinstance(part, str) and part in one.model_fields]
+        models = set().union(*(_models_in(field.annotation) for field in fields)) if fields else models
+    return {name for one in models for name in one.model_fields}
+
+
+def _models_in(annotation: Any) -> set[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return set().union(*(_models_in(part) for part in get_args(annotation)))

@@ -72,3 +72,12 @@ def birth_certificate(
 def reborn(birth: bytes, session_id: str, scratch: Path) -> bytes:
     """The certificate of one session made into that of a branch of it."""
     return compact.dumps({**jsonlib.loads(birth), "session_id": session_id, "scratch": str(scratch)})
+
+
+def revised(birth: bytes, args: StartSessionArgs, limits: Limits, of_daemon: Mapping[str, Any]) -> bytes:
+    """The certificate of a session made anew from its charter's ``args``, under other options of its daemon."""
+    before = jsonlib.loads(birth)
+    scratch, missing = Path(before["scratch"]), before.get("missing", {})
+    made = jsonlib.loads(birth_certificate(before["session_id"], scratch, args, limits, missing, of_daemon))
+    # The charter is without the literal secrets that stand in these.
+    return compact.dumps({**made, **{name: before[name] for name in ("env", "lm") if name in before}})

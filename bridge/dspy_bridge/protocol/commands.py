@@ -6,7 +6,6 @@ documentation publish the JSON Schemas made from the very same models.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Literal
@@ -15,7 +14,7 @@ from pydantic import BaseModel
 
 from dspy_bridge.protocol import daemon_commands as daemon
 from dspy_bridge.protocol import session_commands as session
-from dspy_bridge.protocol.arguments import NoArgs, Result, SettingsArgs
+from dspy_bridge.protocol.arguments import NoArgs, Result, did_you_mean
 from dspy_bridge.protocol.errors import BridgeError
 
 
@@ -110,7 +109,12 @@ _ROWS: Final = (
         True,
     ),
     Command(
-        "configure", "session", SettingsArgs, session.ConfiguredResult, "Change the session's DSPy settings.", True
+        "configure",
+        "session",
+        session.ConfigureArgs,
+        session.ConfiguredResult,
+        "Change the session's DSPy settings: all that are given, or none.",
+        True,
     ),
     Command(
         "define_types",
@@ -206,8 +210,7 @@ def find(name: str) -> Command:
     """The command of that name. Raises ``unknown_command`` with the nearest one."""
     command = COMMANDS.get(name)
     if command is None:
-        near = difflib.get_close_matches(name[:100], COMMANDS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; list_commands names them all"
+        hint = did_you_mean(name, COMMANDS) or "; list_commands names them all"
         raise BridgeError("unknown_command", f"there is no command {name[:100]!r}{hint}")
     return command
 

@@ -132,7 +132,8 @@ class HealthResult(Result):
 
 class OptionsResult(Result):
     daemon: list[dict[str, Any]] = Field(
-        description="Each with name, value, from (default, a file, environment, flag), default, variable, description."
+        description="Each with name, value, from (default, a file, environment, flag), default, variable, description, "
+        "change (what another value takes: reload or restart), waiting (whether another one waits for a restart)."
     )
     session: dict[str, Any] = Field(description="JSON Schema of each argument of start_session.")
 

@@ -55,6 +55,9 @@ _ROWS: Final = (
     ErrorSpec("resource_limit", False, -32022, "The session went over another of its limits; details say which."),
     ErrorSpec("overloaded", True, -32000, "A queue is full; try again later."),
     ErrorSpec("shutting_down", True, -32020, "The daemon is draining and takes no new requests."),
+    ErrorSpec(
+        "version_conflict", False, -32023, "It has changed since the version if_version names; nothing was done."
+    ),
     ErrorSpec("unsupported", False, -32021, "Not possible here; the message says what would make it so."),
     ErrorSpec("internal", False, -32603, "A fault of the bridge itself; please report it."),
 )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dspy_bridge.protocol.adapter_config import AdapterRef
-from dspy_bridge.protocol.arguments import Args, Name, Result
+from dspy_bridge.protocol.arguments import Args, Name, Result, SettingsArgs
 from dspy_bridge.protocol.embedder_config import DEFAULT_NAME, EmbedderConfig
 from dspy_bridge.protocol.lm_config import NAME_PATTERN, LMConfig, LMRef
 
@@ -57,9 +57,16 @@ class ConfiguredEmbedder(Result):
     name: str
 
 
+class ConfigureArgs(SettingsArgs):
+    if_version: int | None = Field(
+        None, ge=0, description="Change something only if config_version is this (otherwise version_conflict)."
+    )
+
+
 class ConfiguredResult(Result):
     status: Literal["configured"]
-    settings: dict[str, Any]
+    settings: dict[str, Any] = Field(description="Every setting by its present value.")
+    config_version: int = Field(description="Grows whenever a setting changes; 0: as the session was started.")
 
 
 TypeName = Annotated[str, Field(pattern="^[A-Z][A-Za-z0-9_]{0,63}$")]
@@ -157,7 +164,8 @@ class ExecuteProgramArgs(Args):
     id: Name | None = Field(None, description="Alias of program_id.")
     inputs: dict[str, Any] = Field(default_factory=dict, description="One value per input field of the signature.")
     config: dict[str, Any] = Field(
-        default_factory=dict, description="Model options and DSPy settings for this execution alone."
+        default_factory=dict,
+        description="Model options and DSPy settings for this execution alone, whatever the program is made of.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Alias of config.")
     lm: LMRef | None = Field(None, description="A model for this execution alone.")

@@ -34,6 +34,8 @@ LM_CURSOR: Final = "lm.cursor"
 SETTINGS: Final = "settings"
 RESET: Final = "reset"
 """Never there: that it is gone is how other interpreters of the session hear of a reset."""
+SETTINGS_VERSION: Final = "settings.version"
+"""How often ``configure`` has changed something."""
 TYPES: Final = "types"
 """Types the session has named: each a description in words or as JSON Schema."""
 VARIABLE_PREFIX: Final = "variable:"
@@ -137,6 +139,11 @@ def _are_counts(usage: dict[str, Any]) -> bool:
     )
 
 
+def _version(value: Any, where: str) -> None:
+    if type(value) is not int or value < 0:
+        raise BridgeError("invalid_args", f"{where}: must be an integer of at least 0")
+
+
 def _types(value: Any, where: str) -> None:
     if not isinstance(value, dict):
         raise BridgeError("invalid_args", f"{where}: must be an object")
@@ -152,7 +159,13 @@ def _model(shape: type[BaseModel]) -> Callable[[Any, str], None]:
     return check
 
 
-_EXACT: Final = {LM: _model(LMPart), SETTINGS: _model(SettingsArgs), LM_CURSOR: _model(_CursorPart), TYPES: _types}
+_EXACT: Final = {
+    LM: _model(LMPart),
+    LM_CURSOR: _model(_CursorPart),
+    SETTINGS: _model(SettingsArgs),
+    SETTINGS_VERSION: _version,
+    TYPES: _types,
+}
 _PREFIXED: Final = {
     PROGRAM_PREFIX: _model(ProgramPart),
     NAMED_LM_PREFIX: _model(LMPart),

@@ -28,7 +28,7 @@ from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.metrics import Metric, Score
 from dspy_bridge.worker.model_shelf import ModelShelf
 from dspy_bridge.worker.program_shelf import ProgramShelf
-from dspy_bridge.worker.programs import Program
+from dspy_bridge.worker.programs import REQUEST_CONFIG, Program, with_options
 from dspy_bridge.worker.scripted import OBSERVER
 from dspy_bridge.worker.settings import Settings
 from dspy_bridge.worker.streaming import StatusEvents, stream
@@ -125,17 +125,15 @@ class Executor:
         session = self._session
         settings, options = session.settings.split_request(config or {})
         lm = self._model(program, lm_config)
-        if options and lm is not None:
-            try:
-                lm = lm.copy(**options)
-            except (TypeError, ValueError) as exc:
-                raise BridgeError("invalid_args", f"args.config: {exc}") from None
+        if lm is not None:
+            lm = with_options(lm, options)
+        changed = {"settings": dict(settings), "options": options}
         if program is not None and program.adapter is not None and "adapter" not in settings:
             settings["adapter"] = program.adapter
         # A scripted model may also be that of a judge, or of a part of a composition.
         settings["callbacks"] = [OBSERVER, *session.callbacks, *callbacks]
         # Each request has a trace of its own (optimizers and Refine read it), gone with the request.
-        with dspy.context(lm=lm, trace=[], **settings):
+        with dspy.context(lm=lm, trace=[], **{REQUEST_CONFIG: changed}, **settings):
             yield lm
 
     def _model(self, program: Program | None, lm_config: LMConfig | None) -> dspy.BaseLM | None:

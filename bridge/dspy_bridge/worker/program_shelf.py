@@ -187,7 +187,8 @@ class ProgramShelf:
     @staticmethod
     def _own_secrets(spec: Mapping[str, Any], model: Model | None) -> dict[str, Any]:
         """Those of a model of its own; one that has a name in the session keeps its own."""
-        return model.secrets if model is not None and referred_name(spec["lm"]) is None else {}
+        own = model is not None and spec.get("lm") and referred_name(spec["lm"]) is None
+        return model.secrets if model is not None and own else {}
 
     def _keep(
         self,

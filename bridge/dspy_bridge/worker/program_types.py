@@ -196,7 +196,7 @@ def _search(name: str, kind: type[dspy.Module]) -> ProgramType:
         inner = making.workshop.program(options.program)
         reward = compositions.make_reward(making.workshop.metric(options.reward), inner.signature)
         return kind(
-            module=inner.usable(),
+            module=inner.module.deepcopy(),
             N=options.N,
             reward_fn=reward,
             threshold=options.threshold,
@@ -241,7 +241,7 @@ def _make_nearest(making: Making) -> dspy.Module:
     if options.metric is not None:
         bootstrap["metric"] = as_dspy(making.workshop.metric(options.metric), student.signature)
     texts = [retrieval.text_of_inputs(example) for example in examples]
-    return retrieval.NearestFewShot(student.usable(), examples, _index(making, texts), options.k, bootstrap)
+    return retrieval.NearestFewShot(student.module.deepcopy(), examples, _index(making, texts), options.k, bootstrap)
 
 
 def _make_comparison(making: Making) -> dspy.Module:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import dspy
 
@@ -18,6 +19,20 @@ from dspy_bridge.worker.saving import dump_state, load_state
 from dspy_bridge.worker.signatures import BoundSignature, build_signature
 from dspy_bridge.worker.types import bad
 
+REQUEST_CONFIG: Final = "bridge_request_config"
+"""In DSPy's context, which is all that DSPy's own threads inherit: the ``settings`` and ``options`` (of models)
+the request under way has changed."""
+
+
+def with_options(lm: dspy.BaseLM, options: Mapping[str, Any]) -> dspy.BaseLM:
+    """``lm`` as a request wants it. Raises ``invalid_args``."""
+    if not options:
+        return lm
+    try:
+        return lm.copy(**options)
+    except (TypeError, ValueError) as exc:
+        raise BridgeError("invalid_args", f"args.config: {exc}") from None
+
 
 @dataclass(slots=True)
 class Program:
@@ -30,15 +45,9 @@ class Program:
     module: dspy.Module
     created_at: str
     model: Model | None = None
-    """One of its own, where it has one."""
+    """Its own where it has one, or that of the program it is made of."""
     adapter: dspy.Adapter | None = None
-
-    def usable(self) -> dspy.Module:
-        """A copy of its module, to be a part of another, with its own model where it has one."""
-        module = self.module.deepcopy()
-        if self.model is not None:
-            module.set_lm(self.model.usable())
-        return module
+    """Likewise."""
 
     def state_at_birth(self) -> dict[str, Any] | None:
         """What it knows before it has been compiled, if that is worth keeping. May call an embedder."""
@@ -48,11 +57,13 @@ class Program:
         return dump_state(self.module)
 
     def call(self, **inputs: Any) -> dspy.Prediction:
-        """Run it as a part of something else, with a model and adapter of its own where it has them."""
+        """Run it as a part of something else, with a model and adapter of its own where it has them; what the
+        request changes of either holds for them too."""
         own: dict[str, Any] = {}
+        changed = dspy.settings.get(REQUEST_CONFIG) or {}
         if self.model is not None:
-            own["lm"] = self.model.usable()
-        if self.adapter is not None:
+            own["lm"] = with_options(self.model.usable(), changed.get("options", {}))
+        if self.adapter is not None and "adapter" not in changed.get("settings", {}):
             own["adapter"] = self.adapter
         with dspy.context(**own):
             return self.module(**inputs)
@@ -70,9 +81,14 @@ def build_program(
     ``program_not_found``, ``unsupported``."""
     args: CreateProgramArgs = validate(CreateProgramArgs, spec)
     signature, module = build_module(args, workshop)
+    kind = PROGRAM_TYPES[args.program_type]
+    of = args.options.get(kind.inherits) if kind.inherits is not None else None
+    inner = workshop.program(of) if isinstance(of, str) else None
     if state is not None:
         load_state(module, state, where="state")
     adapter = make_adapter(args.adapter, workshop.named_model) if args.adapter is not None else None
+    if inner is not None:
+        model, adapter = model or inner.model, adapter or inner.adapter
     return Program(program_id, spec, args.program_type, signature, module, created_at, model, adapter)
 
 

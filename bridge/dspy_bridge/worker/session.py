@@ -163,11 +163,19 @@ class SessionRuntime:
         self.embedders.configure(args.model_dump(exclude={"session_id", "name"}, exclude_unset=True), args.name)
         return {"status": "configured", "model": args.model, "name": args.name}
 
-    def _configure(self, args: arguments.SettingsArgs) -> dict[str, Any]:
-        self.settings.update(args, args.model_dump(exclude={"session_id"}, exclude_unset=True))
-        self.settings.apply(self.models.lm)
-        self.state.put(snapshot_parts.SETTINGS, self.settings.values)
-        return {"status": "configured", "settings": self.settings.effective()}
+    def _configure(self, args: session_commands.ConfigureArgs) -> dict[str, Any]:
+        version = self.state.get(snapshot_parts.SETTINGS_VERSION) or 0
+        if args.if_version not in (None, version):
+            message = f"the settings of session {self.id!r} are at version {version}, not {args.if_version}"
+            raise BridgeError("version_conflict", message, details={"config_version": version})
+        before = self.settings.values
+        self.settings.update(args, args.model_dump(exclude={"session_id", "if_version"}, exclude_unset=True))
+        if self.settings.values != before:
+            version += 1
+            self.settings.apply(self.models.lm)
+            self.state.put(snapshot_parts.SETTINGS, self.settings.values)
+            self.state.put(snapshot_parts.SETTINGS_VERSION, version)
+        return {"status": "configured", "settings": self.settings.effective(), "config_version": version}
 
     # -- programs ------------------------------------------------------------------------------
 
@@ -225,8 +233,11 @@ class SessionRuntime:
 
     def _reset_state(self, args: arguments.NoArgs) -> dict[str, Any]:
         cleared = len(snapshot_parts.program_ids(self.state))
+        version = self.state.get(snapshot_parts.SETTINGS_VERSION)
         for name in list(self.state):
             self.state.put(name, None)
+        if version:  # what was read before is out of date now, whatever is set next
+            self.state.put(snapshot_parts.SETTINGS_VERSION, version + 1)
         self.state.put(snapshot_parts.RESET, None)
         self._start_over()
         return {"status": "reset", "cleared_programs": cleared, "programs_cleared": cleared}

@@ -42,7 +42,7 @@ class Settings:
 
     def update(self, checked: SettingsArgs, given: Mapping[str, Any]) -> None:
         """Take over what was given; null goes back to the default. ``checked`` proves it valid. Raises
-        ``unsupported``, ``invalid_args``, and then nothing has changed."""
+        ``unsupported``, ``invalid_args`` or what the cache's folder does, and then nothing has changed."""
         if checked.adapter is not None:
             self.adapter(checked.adapter)
         if checked.cache == "shared" and self._shared_cache is None:
@@ -51,17 +51,14 @@ class Settings:
         self._take(given)
 
     def _take(self, given: Mapping[str, Any]) -> None:
-        for name, value in given.items():
-            if value is None:
-                self.values.pop(name, None)
-            else:
-                self.values[name] = value
-        if given.get("seed") is not None:
-            seed_everything(given["seed"])
-        if "cache" in given:
-            cache = self.effective()["cache"]
+        values = {name: value for name, value in {**self.values, **given}.items() if value is not None}
+        if "cache" in given:  # first, because a folder may fail
+            cache = values.get("cache", DEFAULTS["cache"])
             shared = cache == "shared" and self._shared_cache is not None
             use_cache(bool(cache), Path(self._shared_cache or "") if shared else None)
+        self.values = values
+        if given.get("seed") is not None:
+            seed_everything(given["seed"])
 
     def restore(self, values: Mapping[str, Any]) -> None:
         """Be exactly ``values``, as another worker's :class:`Settings` was; perhaps under another daemon,
@@ -87,17 +84,22 @@ class Settings:
         dspy.configure(lm=lm, adapter=self.adapter(effective["adapter"]), **passed)
 
     def split_request(self, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A request's ``config`` as DSPy settings and as options of the model. Raises ``invalid_args``."""
+        """A request's ``config`` as DSPy settings and as options of the model; null is the default. Raises
+        ``invalid_args``."""
         named = {name: value for name, value in config.items() if name in SettingsArgs.model_fields}
         options = {name: value for name, value in config.items() if name not in named}
+        if "session_id" in named:
+            raise bad("args.config.session_id", "is no setting")
         validate(SettingsArgs, named, where="args.config")
-        settings = {name: value for name, value in named.items() if name not in _NOT_DSPYS}
-        if named.get("adapter") is not None:
-            settings["adapter"] = self.adapter(named["adapter"])
         if named.get("cache") == "shared":
             raise bad("args.config.cache", "can be true or false; configure says whether it is shared")
-        if named.get("cache") is not None:
-            options["cache"] = named["cache"]
+        # The interpreter's random streams are of all its requests: within one, a seed is the model's.
+        options |= {name: named[name] for name in ("cache", "seed") if named.get(name) is not None}
+        defaults = {**sys.modules["dspy.dsp.utils.settings"].DEFAULT_CONFIG, **DEFAULTS}
+        settings = {name: defaults.get(name) if value is None else value for name, value in named.items()}
+        settings = {name: value for name, value in settings.items() if name not in _NOT_DSPYS}
+        if "adapter" in named:
+            settings["adapter"] = self.adapter(named["adapter"] or DEFAULTS["adapter"])
         return settings, options
 
     def reset_dspy(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import logging
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -85,7 +86,12 @@ class _TemplateProcess:
 
     def _hangs(self) -> None:
         logger.error("the template (pid %d) does not answer; killing it", self.pid)
+        self.kill()
+
+    def kill(self) -> None:
+        """Only before it has ended. In its first moments it leads no group yet."""
         kill_group(self.pid)
+        os.kill(self.pid, signal.SIGKILL)
 
     def _ended(self, ending: Ending) -> None:
         self._read()  # what it said before it died still counts
@@ -147,7 +153,7 @@ class ForkLauncher(Launcher):
         for template in (self._current, self._coming):
             if template is not None:
                 template.close()
-                kill_group(template.pid)
+                template.kill()
         self._fail_waiting("the launcher has stopped")
 
     def describe(self) -> dict[str, object]:
