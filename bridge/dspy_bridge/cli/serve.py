@@ -14,6 +14,7 @@ from dspy_bridge.daemon.descriptors import claim_stdio, raise_descriptor_limit
 from dspy_bridge.daemon.listener import SocketInUse
 from dspy_bridge.daemon.logs import configure_logging
 from dspy_bridge.daemon.options import DaemonOptions
+from dspy_bridge.daemon.recording import RecordingRefused
 from dspy_bridge.daemon.server import Daemon, Exit
 from session_supervisor.store import StateUnusable
 
@@ -62,6 +63,8 @@ def _serve(fds: tuple[int, int] | None, socket: str | None, stdio: bool, **given
         click.echo(f"dspy-bridge cannot start: {exc}", err=True)
         sys.exit(int(Exit.STATE_UNUSABLE))
     try:
+        if options.record:
+            daemon.record()
         if socket is not None:
             daemon.serve_socket(socket)
         if fds is not None:
@@ -73,7 +76,7 @@ def _serve(fds: tuple[int, int] | None, socket: str | None, stdio: bool, **given
         daemon.abandon()
         click.echo(f"dspy-bridge cannot start: {exc}", err=True)
         code = Exit.SOCKET_IN_USE
-    except OSError as exc:
+    except (OSError, RecordingRefused) as exc:
         daemon.abandon()
         click.echo(f"dspy-bridge cannot start: {exc}", err=True)
         code = Exit.USAGE

@@ -101,6 +101,9 @@ class DaemonOptions(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged.")
     log_format: Literal["console", "json"] = Field("console", description="Lines for people, or one JSON object each.")
     log_file: str = Field("", description="Log to this file instead of stderr; only its owner can read it.")
+    record: str = Field(
+        "", description="Write what hosts and the daemon say to this new file, without secrets, for bridge-cli replay."
+    )
 
     def for_supervisor(self) -> SupervisorOptions:
         """The supervisor's share."""

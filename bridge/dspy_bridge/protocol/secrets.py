@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 _SECRET_NAME: Final = re.compile(r"key|token|secret|password|passwd|authorization|credential|cookie", re.IGNORECASE)
@@ -27,7 +27,7 @@ def split_secrets(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 _IN_TEXT: Final = re.compile(
     r"(?P<name>[\w-]*(?:key|token|secret|password|passwd|authorization|credential)[\"']?\s*[=:]\s*)"
-    r"(?:bearer\s+)?[\"']?[^\s\"',;}{]{4,}|\bbearer\s+[\w.~+/-]{4,}|\bsk-[\w-]{6,}",
+    r"(?:bearer\s+)?[\"']?(?P<named>[^\s\"',;}{]{4,})|\bbearer\s+(?P<borne>[\w.~+/-]{4,})|\b(?P<bare>sk-[\w-]{6,})",
     re.IGNORECASE,
 )
 
@@ -36,6 +36,17 @@ def redacted_text(text: str) -> str:
     """``text`` with what looks like a secret in it replaced: a value after a secret's name, a bearer's token,
     a provider's key."""
     return _IN_TEXT.sub(lambda found: f"{found['name'] or ''}{REDACTED}", text)
+
+
+def replaced_in_text(text: str, replace: Callable[[str, str], str]) -> str:
+    """``text`` with each secret in it, and no more than that, replaced by what ``replace(secret, name)`` makes of
+    it; ``name`` is what stands before it, quotes and all, or empty where the secret speaks for itself."""
+
+    def one(found: re.Match[str]) -> str:
+        start, end = (at - found.start() for at in found.span(found.lastgroup or 0))
+        return found[0][:start] + replace(found[0][start:end], found["name"] or "") + found[0][end:]
+
+    return _IN_TEXT.sub(one, text)
 
 
 def redacted(config: Mapping[str, Any]) -> dict[str, Any]:
