@@ -75,6 +75,8 @@ class Line(BaseModel):
             raise ValueError("a line is one frame and whom it is from, or one thing that happened")
         if self.sender == "daemon" and self.frame is None:
             raise ValueError("what a daemon says is a frame")
+        if self.base64 is not None:
+            base64.b64decode(self.base64, validate=True)
         return self
 
     @property
@@ -110,6 +112,7 @@ def read(path: Path) -> Recording:
     first, *rest = path.read_bytes().split(b"\n")
     header = _header(first)
     lines: list[Line] = []
+    opened = {0}
     for number, line in enumerate(rest, 2):
         if not line.strip():
             continue
@@ -119,6 +122,10 @@ def read(path: Path) -> Recording:
             if number == len(rest) + 1:  # it has no newline: the daemon was killed while it wrote
                 return Recording(header, lines, cut_off=True)
             raise BadRecording(f"line {number} is not one of a recording: {_why(exc)}") from None
+        if lines[-1].open:
+            opened.add(lines[-1].connection)
+        elif lines[-1].connection not in opened:
+            raise BadRecording(f"line {number}: connection {lines[-1].connection} speaks before it opens")
     return Recording(header, lines, cut_off=False)
 
 

@@ -37,11 +37,12 @@ class Link:
         self._send(frame(self._framing, body))
 
     def send_unusable(self, kind: Literal["too_large", "truncated"], max_frame: int) -> None:
-        """A frame of more than ``max_frame`` bytes, or the beginning of one."""
+        """A frame of more than ``max_frame`` bytes, or the beginning of one, and no more after it."""
         if kind == "too_large":
             self.send(b"x" * (max_frame + 2))
         else:
             self._send(struct.pack(">I", 2) + b"{")
+            self.end_input()
 
     def _send(self, data: bytes) -> None:
         with contextlib.suppress(OSError):

@@ -39,10 +39,11 @@ class Stage:
         self._primary: socket.socket | None = host
         self._ending = primary
         """It ends by itself: with its primary host, or because it was asked to."""
-        where = ["--stdio"] * primary + (["--socket", self._path] if self._path is not None else [])
-        command = [sys.executable, "-m", "dspy_bridge.cli", "serve", *where, *self._flags()]
+        command = [sys.executable, "-m", "dspy_bridge.cli", "serve", *self._flags()]
+        command += ["--stdio"] if primary else []
+        command += ["--socket", self._path] if self._path is not None else []
         with daemon:
-            self.process = subprocess.Popen(command, stdin=daemon, stdout=daemon, env=dict(environ))
+            self.process = subprocess.Popen(command, stdin=daemon.fileno(), stdout=daemon.fileno(), env=dict(environ))
 
     def _flags(self) -> Iterable[str]:
         """Every option there is, so that neither a file nor the environment adds any."""
