@@ -284,6 +284,9 @@ def test_flags_after_the_dashes_come_on_top(held: Path) -> None:
     assert wrong.returncode == 2
     assert "--max-sessions" in wrong.stderr
     assert cli("replay", str(held), "--", "--socket", "x").returncode == 2
+    failed = cli("replay", str(held), "--", "--python", "/bin/false")
+    assert failed.returncode == 3
+    assert "the daemon of the replay cannot start" in failed.stderr
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,17 @@ def test_pages_name_only_flags_that_exist(file: Path) -> None:
 
     known = {f"--{name.replace('_', '-')}" for name in DaemonOptions.model_fields}
     known |= {"--no-ready", "--fds", "--socket", "--arg", "--args", "--session", "--private", "--no-start", "--skip"}
-    known |= {"--libs", "--strict", "--json", "--help", "--stdio", "--bridge-socket", "--trust", "--secret"}
+    known |= {
+        "--libs",
+        "--strict",
+        "--json",
+        "--help",
+        "--stdio",
+        "--bridge-socket",
+        "--trust",
+        "--secret",
+        "--timeout",
+    }
     known |= {"--noEmit", "--strict", "--user", "--now"}  # of tools the examples' readers use
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", file.read_text())) <= known
 

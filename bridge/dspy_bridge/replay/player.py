@@ -205,6 +205,8 @@ class Player:
             self._ended(connection)
             return
         heard = self.replayed.daemon_said(connection, self._redactor.frame(frame))
+        if heard.said.kind == "notice" and frame["event"] == "fatal":
+            raise TransportError(f"the daemon of the replay cannot start: {frame.get('message')}")
         if heard.exchange is None:
             return
         if heard.said.kind == "call":
