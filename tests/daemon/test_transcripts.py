@@ -7,29 +7,15 @@ stands for any value, and an object or array must otherwise match exactly.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
 
+from dspy_bridge.replay.compare import between
 from tests.support.host import Host
 
 FOLDER = Path(__file__).parent.parent.parent / "fixtures" / "transcripts"
 FILES = sorted(FOLDER.glob("*.txt"))
-
-
-def mismatch(expected: Any, found: Any, path: str = "") -> str | None:
-    if expected == "*":
-        return None
-    if isinstance(expected, dict) and isinstance(found, dict):
-        if expected.keys() != found.keys():
-            return f"{path}: keys {sorted(expected)} != {sorted(found)}"
-        results = (mismatch(value, found[key], f"{path}.{key}") for key, value in expected.items())
-        return next((result for result in results if result), None)
-    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
-        results = (mismatch(one, found[i], f"{path}[{i}]") for i, one in enumerate(expected))
-        return next((result for result in results if result), None)
-    return None if expected == found else f"{path}: {expected!r} != {found!r}"
 
 
 @pytest.mark.parametrize("framing", ["lines", "packet4"])
@@ -41,8 +27,8 @@ def test_transcript(file: Path, framing: str) -> None:
                 host.send(line[2:].encode())
             elif line.startswith("< "):
                 found = host.receive()
-                problem = mismatch(orjson.loads(line[2:]), found)
-                assert problem is None, f"{file.name}:{number}{problem}\nfound {found}"
+                problems = list(between(orjson.loads(line[2:]), found))
+                assert not problems, f"{file.name}:{number}: {problems}\nfound {found}"
 
 
 def test_there_is_a_transcript_for_every_topic() -> None:

@@ -9,6 +9,7 @@ import click
 
 _COMMANDS: Final = {
     "serve": "Run the daemon: on stdin and stdout, on given descriptors, or on a socket.",
+    "replay": "Hold a recorded conversation once more, and report what is different.",
     "send": "Send one command to a daemon and print its result.",
     "demo": "Show two isolated sessions side by side, and a crash only one of them notices.",
     "doctor": "Check what would stop the bridge from working on this machine.",

@@ -15,6 +15,7 @@ from dspy_bridge.daemon.listener import SocketInUse
 from dspy_bridge.daemon.logs import log_handler, log_to
 from dspy_bridge.daemon.metrics_port import PortInUse
 from dspy_bridge.daemon.options import DaemonOptions
+from dspy_bridge.daemon.recording import RecordingRefused
 from dspy_bridge.daemon.server import Daemon, Exit
 from dspy_bridge.daemon.tracing import CannotTrace
 from session_supervisor.store import StateUnusable
@@ -64,6 +65,8 @@ def _serve(fds: tuple[int, int] | None, socket: str | None, stdio: bool, **given
         click.echo(f"dspy-bridge cannot start: {exc}", err=True)
         sys.exit(int(Exit.STATE_UNUSABLE))
     try:
+        if options.record:
+            daemon.record()
         if socket is not None:
             daemon.serve_socket(socket)
         if fds is not None:
@@ -80,7 +83,7 @@ def _serve(fds: tuple[int, int] | None, socket: str | None, stdio: bool, **given
         daemon.abandon()
         click.echo(f"dspy-bridge cannot start: {exc}", err=True)
         code = Exit.PORT_IN_USE
-    except (CannotTrace, OSError) as exc:
+    except (CannotTrace, RecordingRefused, OSError) as exc:
         daemon.abandon()
         click.echo(f"dspy-bridge cannot start: {exc}", err=True)
         code = Exit.USAGE

@@ -13,7 +13,7 @@ import logging
 import os
 import select
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from dspy_bridge.daemon.descriptors import is_pollable
 from dspy_bridge.protocol.codec import Decoded, Framing, frame, make_decoder
@@ -25,6 +25,19 @@ logger = logging.getLogger(__name__)
 HIGH_WATER: Final = 1 << 20
 LIMIT: Final = 64 << 20
 _GATHER: Final = 64
+
+
+class Tap(Protocol):
+    """Listens in on one connection."""
+
+    def received(self, frames: list[Decoded]) -> None:
+        """The host has sent these."""
+
+    def sent(self, body: bytes) -> None:
+        """The host is sent this."""
+
+    def ended(self, *, both: bool) -> None:
+        """The host sends no more; ``both``: nor does it read. May be told twice."""
 
 
 class Connection:
@@ -45,6 +58,7 @@ class Connection:
         on_frames: Callable[[Connection, list[Decoded]], None],
         on_input_end: Callable[[Connection], None],
         on_lost: Callable[[Connection], None],
+        tap: Tap | None = None,
     ) -> None:
         self.framing = framing
         self.input_ended = False
@@ -58,6 +72,7 @@ class Connection:
         self._on_frames = on_frames
         self._on_input_end = on_input_end
         self._on_lost = on_lost
+        self._tap = tap
         self._out: collections.deque[bytes | memoryview] = collections.deque()
         self._out_size = 0
         self._when_writable: list[Callable[[], None]] = []
@@ -92,12 +107,19 @@ class Connection:
             logger.info("the host's end failed: %s", exc)
             data = b""
         if data:
-            self._on_frames(self, self._decoder.feed(data))
+            self._take(self._decoder.feed(data))
             return
         self.input_ended = True
         self._stop_reading()
-        self._on_frames(self, self._decoder.finish())
+        self._take(self._decoder.finish())
+        if self._tap is not None:
+            self._tap.ended(both=self.hung_up())
         self._on_input_end(self)
+
+    def _take(self, frames: list[Decoded]) -> None:
+        if self._tap is not None:
+            self._tap.received(frames)
+        self._on_frames(self, frames)
 
     def hung_up(self) -> bool:
         """Whether the host has closed both directions, not only its output."""
@@ -116,6 +138,8 @@ class Connection:
         """Queue one frame; it is written at once as far as the host takes it."""
         if self.lost:
             return
+        if self._tap is not None:
+            self._tap.sent(body)
         data = frame(self.framing, body)
         if self._out:
             self._out.append(data)
@@ -188,6 +212,8 @@ class Connection:
     def _lose(self, reason: OSError) -> None:
         logger.info("the host takes no more output: %s", reason)
         self.lost = True
+        if self._tap is not None:
+            self._tap.ended(both=True)
         self._out.clear()
         self._out_size = 0
         self._reactor.on_writable(self._write_fd, None)
@@ -198,6 +224,8 @@ class Connection:
     def close(self) -> None:
         """Forget and close both descriptors; their flags are restored. Idempotent."""
         self.lost = self.input_ended = True
+        if self._tap is not None:
+            self._tap.ended(both=True)
         for fd, blocking in self._was_blocking.items():
             self._reactor.forget(fd)
             os.set_blocking(fd, blocking)

@@ -122,6 +122,9 @@ class DaemonOptions(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged.")
     log_format: Literal["console", "json"] = Field("console", description="Lines for people, or one JSON object each.")
     log_file: str = Field("", description="Log to this file instead of stderr; only its owner can read it.")
+    record: str = _fixed(
+        "", description="Write what hosts and the daemon say to this new file, without secrets, for bridge-cli replay."
+    )
 
     @classmethod
     def change(cls, name: str) -> Change:

@@ -9,11 +9,11 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from dspy_bridge.daemon.configuration import Configuration, Revision
 from dspy_bridge.daemon.connection import Connection
-from dspy_bridge.daemon.control import Control
+from dspy_bridge.daemon.control import Control, installed_version
 from dspy_bridge.daemon.descriptors import pollable_input
 from dspy_bridge.daemon.health import Watchdog
 from dspy_bridge.daemon.listener import Listener
@@ -21,6 +21,7 @@ from dspy_bridge.daemon.metrics_port import MetricsPort
 from dspy_bridge.daemon.notify import Notifier
 from dspy_bridge.daemon.observation import Observation
 from dspy_bridge.daemon.options import DaemonOptions
+from dspy_bridge.daemon.recording import Recorder
 from dspy_bridge.daemon.reloading import Reloading
 from dspy_bridge.daemon.router import Router
 from dspy_bridge.daemon.sampling import Sampler
@@ -66,6 +67,7 @@ APPLICATION = Application(
 )
 
 _LAST_WORDS_S = 2.0
+_RECORDED_VERSIONS = {"server": "dspy-bridge", "dspy": "dspy"}
 
 
 class Consumer(Protocol):
@@ -133,6 +135,7 @@ class Daemon:
         self._control.router = self._router
         self._watchdog = self._control.watchdog = Watchdog(self._reactor)
         self._consumers: list[Consumer] = []
+        self._recorder: Recorder | None = None
         self._primary: Connection | None = None
         self._connections: set[Connection] = set()
         self._listener: Listener | None = None
@@ -164,15 +167,20 @@ class Daemon:
 
     # -- transports ----------------------------------------------------------------------------
 
+    def record(self) -> None:
+        """Write down what is said from now on. Raises :class:`RecordingRefused`, ``OSError``."""
+        versions = {f"{name}_version": installed_version(of) for name, of in _RECORDED_VERSIONS.items()}
+        self._recorder = Recorder(self._options, versions, len(self._supervisor.sessions))
+
     def serve_descriptors(self, read_fd: int, write_fd: int) -> None:
         """Serve one host on two descriptors; the daemon ends with its input."""
-        self._primary = self._connect(pollable_input(read_fd), write_fd)
+        self._primary = self._connect(pollable_input(read_fd), write_fd, "primary")
 
     def serve_socket(self, path: str) -> None:
         """Serve any number of clients on a Unix socket. Raises :class:`SocketInUse`, ``OSError``."""
         self._listener = Listener(self._reactor, path, self._accept)
 
-    def _connect(self, read_fd: int, write_fd: int) -> Connection:
+    def _connect(self, read_fd: int, write_fd: int, kind: Literal["primary", "client"]) -> Connection:
         framing: Framing = self._options.framing
         connection = Connection(
             self._reactor,
@@ -183,13 +191,14 @@ class Daemon:
             on_frames=self._router.take,
             on_input_end=self._input_ended,
             on_lost=self._lost,
+            tap=self._recorder.tap(kind) if self._recorder is not None else None,
         )
         connection.knows_protocol = self._options.ready
         self._connections.add(connection)
         return connection
 
     def _accept(self, fd: int) -> None:
-        connection = self._connect(fd, fd)
+        connection = self._connect(fd, fd, "client")
         self._welcome(connection)
         self._watch_idleness()
 
@@ -254,6 +263,8 @@ class Daemon:
             consumer.close()
         for connection in list(self._connections):
             connection.close()
+        if self._recorder is not None:
+            self._recorder.close()
         self._reactor.close()
         return self._exit
 
@@ -302,7 +313,11 @@ class Daemon:
     def _asked_to_end(self) -> None:
         if self._supervisor.draining:
             logger.warning("asked to end a second time; ending at once")
+            if self._recorder is not None:
+                self._recorder.close()
             os._exit(Exit.KILLED)  # the guardian cleans up behind us
+        if self._recorder is not None:
+            self._recorder.happened(stop=True)
         self.shut_down()
 
     def shut_down(self) -> None:

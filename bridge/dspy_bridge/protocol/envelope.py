@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from dspy_bridge import jsonlib
 from dspy_bridge.protocol.errors import ERRORS, BridgeError
@@ -210,6 +210,34 @@ def host_call(call_id: str, request: Call, tail: bytes) -> bytes:
     head = b'"id":%b,"session_id":%b,' % (jsonlib.dumps(request.id), jsonlib.dumps(request.session_id))
     framed = b'{"jsonrpc":"2.0","id":%b,"method":"host_call","params":{%b%b}' if request.rpc else b'{"call_id":%b,%b%b'
     return framed % (jsonlib.dumps(call_id), head, tail)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a frame of the daemon says, in either shape. ``id``: the request it is about, if any."""
+
+    kind: Literal["reply", "event", "call", "notice"]
+    id: CallId | None
+    content: dict[str, Any]
+    """``{"success", "result" | "error"}``; ``{"event", "data"}``; ``{"call", "name", "args"}``; the frame itself."""
+    call_id: str = ""
+
+
+def read_said(frame: dict[str, Any]) -> Said:
+    """The reading side of what is written above."""
+    rpc = frame.get("jsonrpc") == "2.0"
+    said = frame.get("params", {}) if rpc and "method" in frame else frame
+    if "call" in said and "name" in said:
+        content = {name: said.get(name) for name in ("call", "name", "args")}
+        return Said("call", said.get("id"), content, str(frame["id"] if rpc else frame.get("call_id")))
+    if "event" in said:
+        if "seq" not in said:
+            return Said("notice", None, frame)
+        return Said("event", said.get("id"), {"event": said["event"], "data": said.get("data")})
+    if "error" in frame:
+        error = frame["error"].get("data") if rpc else frame["error"]
+        return Said("reply", frame.get("id"), {"success": False, "error": error})
+    return Said("reply", frame.get("id"), {"success": True, "result": frame.get("result")})
 
 
 def daemon_event(event_name: str, data: dict[str, Any]) -> bytes:

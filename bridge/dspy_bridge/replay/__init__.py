@@ -1,0 +1,1 @@
+"""A recorded conversation, held again with a fresh daemon, and what is different about it."""
