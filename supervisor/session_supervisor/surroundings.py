@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from session_supervisor.counters import Counters
@@ -12,11 +11,13 @@ from session_supervisor.leases import Leases
 from session_supervisor.pool import Pool
 from session_supervisor.reactor import Reactor
 from session_supervisor.residency import Residency
+from session_supervisor.scratch import Scratch
 from session_supervisor.snapshot import Add
 from session_supervisor.store import Store
 
 if TYPE_CHECKING:
     from session_supervisor.crew import Crew
+    from session_supervisor.handle import WorkerHandle
     from session_supervisor.session import Session
 
 
@@ -30,8 +31,7 @@ class Surroundings(Protocol):
     inspector: Inspector
     leases: Leases
     store: Store | None
-    scratch: Path
-    """The folder of the sessions' scratch folders."""
+    scratch: Scratch
     add: Add
     """How the application's tallies are added up."""
 
@@ -48,8 +48,8 @@ class Surroundings(Protocol):
     def recycle_ended(self) -> None:
         """A succession that was allowed is over, one way or the other."""
 
-    def empty_scratch(self, session: Session) -> None:
-        """Remove what is in the session's scratch folder."""
+    def confine(self, session: Session, worker: WorkerHandle) -> None:
+        """Have ``worker``, about to be assigned to the session, shut itself in as its workers are to be."""
 
     def session_printed(self, session: Session, data: bytes) -> None:
         """A worker of the session wrote ``data`` outside any request."""

@@ -15,7 +15,9 @@ from dspy_bridge.daemon.listener import SocketInUse
 from dspy_bridge.daemon.logs import configure_logging
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.server import Daemon, Exit
+from session_supervisor.hardening import HardeningUnavailable
 from session_supervisor.store import StateUnusable
+from session_supervisor.uids import IdsUnavailable
 
 
 def _flag(name: str, field: FieldInfo) -> click.Option:
@@ -61,6 +63,9 @@ def _serve(fds: tuple[int, int] | None, socket: str | None, stdio: bool, **given
     except StateUnusable as exc:
         click.echo(f"dspy-bridge cannot start: {exc}", err=True)
         sys.exit(int(Exit.STATE_UNUSABLE))
+    except (HardeningUnavailable, IdsUnavailable) as exc:
+        click.echo(f"dspy-bridge cannot start: --harden: {exc}", err=True)
+        sys.exit(int(Exit.NOT_HARDENED))
     try:
         if socket is not None:
             daemon.serve_socket(socket)

@@ -44,6 +44,8 @@ class Exit(enum.IntEnum):
     PRELOAD_FAILED = 3
     SOCKET_IN_USE = 4
     STATE_UNUSABLE = 5
+    NOT_HARDENED = 6
+    """A measure of ``--harden`` cannot be had here."""
     KILLED = 143
     """A second SIGTERM ended it at once."""
 
@@ -58,10 +60,13 @@ _LAST_WORDS_S = 2.0
 
 
 class Daemon:
-    """One daemon. Add transports, then :meth:`run`. Raises :class:`StateUnusable`."""
+    """One daemon. Add transports, then :meth:`run`. Raises :class:`StateUnusable`, :class:`HardeningUnavailable`,
+    :class:`IdsUnavailable`."""
 
     def __init__(self, resolved: Resolved) -> None:
         self._options = options = resolved.options
+        self._python = options.python or sys.executable
+        options.hardening().check(self._python, ("dspy_bridge", "session_supervisor", "dspy"))
         self._notifier = Notifier()
         self._reactor = Reactor(lambda exc: logger.error("a callback of the daemon failed", exc_info=exc))
         # First, because it may not be possible: then nothing has been begun.
@@ -94,11 +99,10 @@ class Daemon:
         if kind == "auto":
             kind = "fork" if IS_LINUX else "spawn"
         if kind == "spawn":
-            return SpawnLauncher(APPLICATION, self._options.python or sys.executable)
+            return SpawnLauncher(APPLICATION, self._python)
         env = {**os.environ, "DSPY_BRIDGE_PRELOAD": self._options.preload}
-        python = self._options.python or sys.executable
         forks = self._options.template_max_forks
-        return ForkLauncher(reactor, reaper, APPLICATION, python=python, max_forks=forks, env=env)
+        return ForkLauncher(reactor, reaper, APPLICATION, python=self._python, max_forks=forks, env=env)
 
     # -- transports ----------------------------------------------------------------------------
 
