@@ -84,6 +84,8 @@ class Confinement:
                 if self.uid:
                     os.fchown(1, self.uid, self.uid)  # so that /dev/stdout can be opened
                     namespaces.become(self.uid)
+                    if not os.access(self.folder, os.W_OK | os.X_OK):
+                        raise OSError(f"the scratch folder {self.folder} is out of its reach")
                 else:
                     namespaces.drop_capabilities()
         # A change of ids takes the kernel's promise back; its parent may have died meanwhile.

@@ -100,6 +100,9 @@ class Hardening:
             folder = place / "tmp"
             folder.mkdir(parents=True)
             confinement = self.confinement(self.uids[0] if self.uids else 0, place, folder)
+            if confinement.uid:
+                place.chmod(0o755)
+                os.chown(folder, confinement.uid, confinement.uid)
             self._try_on(confinement, python, packages)
 
     def _check_ids(self) -> None:
@@ -128,6 +131,8 @@ class Hardening:
             return
         said = (tried.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
         measure, _, reason = said.partition(": ")
+        if "scratch folder" in reason:
+            raise HardeningUnavailable(measure, reason, "set TMPDIR to a folder that every account can pass through")
         if self.uids and (measure == OWN_UID or measure not in MEASURES):
             remedy = (
                 f"install {python} and its packages where every account can read them (not below a home folder), "
