@@ -92,9 +92,9 @@ class Hardening:
             raise HardeningUnavailable(sorted(self.measures)[0], "this is not Linux", "leave the measure out")
         if self.uids:
             self._check_ids()
-        for folder in self.writable:
-            if not os.path.isdir(folder):
-                raise HardeningUnavailable(READ_ONLY, f"{folder}, to stay writable, is no folder", "make it first")
+        for path in self.writable:
+            if not os.path.isdir(path):
+                raise HardeningUnavailable(READ_ONLY, f"{path}, to stay writable, is no folder", "make it first")
         with tempfile.TemporaryDirectory(prefix="dspy-bridge-") as root:
             place = Path(root) / "0"
             folder = place / "tmp"

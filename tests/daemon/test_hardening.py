@@ -23,13 +23,21 @@ import pytest
 
 from dspy_bridge.client import Client
 from dspy_bridge.daemon.server import Exit
+from tests.daemon import test_mcp
 from tests.support import hardened
 
 QA = {"id": "qa", "signature": "question -> answer"}
 LM = {"model": "scripted", "answers": [{"answer": "well"}]}
 SECRET = "the secret of b"
 
-DAEMONS = {"bare": "", "same account": "no-network,read-only", "own accounts": hardened.EVERYTHING}
+DAEMONS = {
+    "bare": "",
+    "same account": "no-network,read-only",
+    "own accounts": hardened.EVERYTHING,
+    "bare, of nobody": "",
+    "same account, of nobody": "no-network,read-only",
+}
+"""What each takes. Those of nobody have no rights to begin with."""
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +63,30 @@ def measures(request: pytest.FixtureRequest) -> str:
 def client(measures: str) -> Iterator[Client]:
     """A daemon that takes these measures."""
     folder = Path(tempfile.mkdtemp(prefix="bt-", dir="/tmp"))
-    python = hardened.interpreter(folder) if "own-uid" in DAEMONS[measures] else ""
-    with started(DAEMONS[measures], python) as client:
+    folder.chmod(0o777)
+    with pytest.MonkeyPatch.context() as patched:
+        python = hardened.interpreter(folder) if measures in ("own accounts", *OF_NOBODY) else ""
+        if measures in OF_NOBODY:
+            script = folder / "as-nobody"
+            script.write_text(f'#!/bin/sh\nexec {python} -c "$BECOME" "$@"\n')
+            script.chmod(0o755)
+            patched.setattr(sys, "executable", str(script))
+            patched.setenv("BECOME", BECOME_NOBODY)
+            patched.setenv("TMPDIR", str(folder))
+        client = started(DAEMONS[measures], python)
+    with client:
         yield client
     shutil.rmtree(folder)
+
+
+OF_NOBODY = ("bare, of nobody", "same account, of nobody")
+BECOME_NOBODY = """
+import os, sys
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
 def begin(client: Client, session: str, **args: Any) -> None:
@@ -194,7 +222,7 @@ def test_a_session_that_reaches_for_another_is_stopped_by_the_measures_alone(
     client: Client, measures: str, name: str
 ) -> None:
     reply = attack(client, name)
-    if measures == "bare" or (measures == "same account" and name in OF_ONE_ACCOUNT):
+    if "bare" in measures or ("same account" in measures and name in OF_ONE_ACCOUNT):
         assert reply["success"], reply
     else:
         was_refused(reply)
@@ -233,12 +261,15 @@ OUTSIDE = {
     ),
     "the daemon's environment": "assert open('/proc/{daemon}/environ', 'rb').read()",
 }
+FOR_ROOT = ("a file's mode", "making all writable again", "the network by the daemon's namespace")
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_session_that_reaches_for_the_machine_is_stopped_by_the_measures_alone(
     client: Client, measures: str, name: str, folder: Path
 ) -> None:
+    if measures == "bare, of nobody" and name in FOR_ROOT:
+        pytest.skip("nobody could not do that without measures either")
     folder.chmod(0o777)
     begin(client, "a", cwd="/")
     assert client.process is not None
@@ -247,7 +278,7 @@ def test_a_session_that_reaches_for_the_machine_is_stopped_by_the_measures_alone
         made = "open(os.environ['TMPDIR'] + '/own', 'w').close()\n"
         reply = do(client, "a", LIBC + CHECKED + made + OUTSIDE[name].format(**facts))
     client.call("end_session", session="a")
-    if measures == "bare":
+    if "bare" in measures:
         assert reply["success"], reply
     else:
         was_refused(reply)
@@ -270,8 +301,8 @@ ROOT = {
 def test_a_session_with_an_id_of_its_own_cannot_become_root_again(
     client: Client, measures: str, name: str, folder: Path
 ) -> None:
-    if measures == "same account":
-        pytest.skip("its sessions are of the daemon's account")
+    if measures not in ("bare", "own accounts"):
+        pytest.skip("its sessions are of the daemon's account, or it was never root")
     folder.chmod(0o755)
     (folder / "of-root").touch(mode=0o600)
     shutil.copy("/usr/bin/id", folder / "whoami")
@@ -296,6 +327,21 @@ def test_no_new_privileges_alone_takes_the_effect_from_setuid_programs(folder: P
         with Client.spawn(["--preload", "tests.support.misbehaving", *given]) as one:
             begin(one, "a")
             assert do(one, "a", code)["success"] is expected
+
+
+def test_interpreters_that_are_started_afresh_are_shut_in_too(python: str, folder: Path) -> None:
+    hardened.need()
+    with Client.spawn([*hardened.flags(python), "--launcher", "spawn"]) as client:
+        begin(client, "a")
+        uid = os.stat(f"/proc/{pid_of(client, 'a')}").st_uid
+        status = Path(f"/proc/{pid_of(client, 'a')}/status").read_text()
+        assert uid != 0
+        assert "NoNewPrivs:\t1" in status
+        assert "CapBnd:\t0000000000000000" in status
+        for kind in ("net", "mnt", "ipc"):
+            assert os.readlink(f"/proc/{pid_of(client, 'a')}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
+        answer = client.call("execute_program", {"program_id": "qa", "inputs": {"question": "?"}}, session="a")
+        assert answer["outputs"] == {"answer": "well"}
 
 
 def test_the_workers_of_a_session_share_its_id_and_no_other_session_has_it(python: str, folder: Path) -> None:
@@ -413,6 +459,21 @@ def test_a_host_stays_the_model_of_a_session_without_a_network(python: str, fold
         client.call("create_program", QA, session="a")
         answer = client.call("execute_program", {"program_id": "qa", "inputs": {"question": "?"}}, session="a")
         assert answer["outputs"] == {"answer": "from the host"}
+
+
+def test_a_command_of_a_session_runs_under_its_id_and_dies_with_its_interpreter(python: str, folder: Path) -> None:
+    hardened.need()
+    pytest.importorskip("mcp")
+    with Client.spawn([*hardened.flags(python), "--allow-mcp", "--preload", "mcp"]) as client:
+        marker = {"BRIDGE_TEST_MARKER": os.environ["BRIDGE_TEST_MARKER"]}
+        client.call("start_session", {"env": marker}, session="a")
+        test_mcp.create(client, "a", test_mcp.over_pipes())
+        server = int(test_mcp.use(client, "a", "whoami").split()[0])
+        worker = pid_of(client, "a")
+        assert os.stat(f"/proc/{server}").st_uid == os.stat(f"/proc/{worker}").st_uid != 0
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: not Path(f"/proc/{server}").exists())
+        assert int(test_mcp.use(client, "a", "whoami").split()[0]) != server
 
 
 # -- leaving ---------------------------------------------------------------------------------------

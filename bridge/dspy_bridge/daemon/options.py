@@ -65,7 +65,8 @@ class DaemonOptions(BaseModel):
     )
     harden: str = Field(
         "",
-        description="Shut interpreters in, on Linux: no-new-privs, own-uid, no-network, read-only, separated by commas.",
+        description="Measures that shut interpreters in, separated by commas: no-new-privs, own-uid, no-network, "
+        "read-only (Linux).",
     )
     uid_range: str = Field(
         "", description="Ids for the sessions of own-uid, such as 200000-265535; nobody else may use them."
