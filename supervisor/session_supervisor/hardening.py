@@ -6,12 +6,14 @@ is begun if it cannot be had: by asking the kernel, and by having a process do t
 
 from __future__ import annotations
 
+import contextlib
+import grp
 import os
 import pwd
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -109,9 +111,9 @@ class Hardening:
         lacking = _lacking()
         if lacking:
             raise HardeningUnavailable(OWN_UID, f"the daemon lacks {', '.join(lacking)}", _NO_ROOT)
-        for account in pwd.getpwall():
-            if account.pw_uid in self.uids:
-                reason = f"the id {account.pw_uid} is {account.pw_name}'s"
+        for owner, ids in accounts():
+            if max(ids.start, self.uids.start) < min(ids.stop, self.uids.stop):
+                reason = f"ids from {ids[0]} on are {owner}'s"
                 raise HardeningUnavailable(OWN_UID, reason, "give a range of ids that nobody else uses")
 
     def _try_on(self, confinement: Confinement, python: str, packages: Sequence[str]) -> None:
@@ -150,6 +152,20 @@ def _lacking() -> list[str]:
         return ["root"]
     held = namespaces.capabilities()
     return [f"CAP_{name}" for name, bit in {**_NEEDED, **_NEEDED_BESIDES}.items() if not held >> bit & 1]
+
+
+def accounts() -> Iterator[tuple[str, range]]:
+    """Whose which ids are: those of users and groups, and those that users may give to containers."""
+    for user in pwd.getpwall():
+        yield user.pw_name, range(user.pw_uid, user.pw_uid + 1)
+    for group in grp.getgrall():
+        yield f"the group {group.gr_name}", range(group.gr_gid, group.gr_gid + 1)
+    for path in ("/etc/subuid", "/etc/subgid"):
+        with contextlib.suppress(OSError):
+            for line in Path(path).read_text().splitlines():
+                name, first, count = [*line.split(":"), "", ""][:3]
+                if first.isdecimal() and count.isdecimal():
+                    yield f"{name} in {path}", range(int(first), int(first) + int(count))
 
 
 def parse_ids(text: str) -> range:

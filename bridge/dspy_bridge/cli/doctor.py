@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pwd
 import resource
 import shutil
 import socket
@@ -22,7 +21,7 @@ from dspy_bridge import jsonlib
 from dspy_bridge.client import Client, CommandFailed, TransportError
 from dspy_bridge.libraries import table
 from session_supervisor.confinement import OWN_UID, READ_ONLY
-from session_supervisor.hardening import MEASURES, Hardening, HardeningUnavailable
+from session_supervisor.hardening import MEASURES, Hardening, HardeningUnavailable, accounts
 from session_supervisor.os_facts import IS_LINUX, gil_enabled
 
 _MIN_PYTHON: Final = (3, 10)
@@ -121,9 +120,9 @@ def _measure(measure: str) -> Finding:
 
 
 def _unused_ids() -> range:
-    """Some account nobody has, to try one on."""
-    taken = {account.pw_uid for account in pwd.getpwall()}
-    return next(range(uid, uid + 1) for uid in range(200_000, 2**31) if uid not in taken)
+    """One that is nobody's, to try it on."""
+    first = max((ids.stop for _, ids in accounts() if ids.stop < 2**31), default=0)
+    return range(max(200_000, first), max(200_000, first) + 1)
 
 
 def _fork_safety() -> Finding:
