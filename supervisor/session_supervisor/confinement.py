@@ -43,23 +43,27 @@ class ConfinementFailed(Exception):
 class Confinement:
     """That of one session. ``uid``: its account and group (0: the daemon's). ``place``: the one folder of its
     file system that it may write to, with its scratch ``folder`` in it (empty: file systems stay as they
-    are). ``writable``: folders it may write to besides."""
+    are). ``writable``: folders it may write to besides. ``hidden``: what it does not find there: folders are
+    empty, sockets are none."""
 
     uid: int = 0
     no_network: bool = False
     place: str = ""
     folder: str = ""
     writable: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
 
     def pack(self) -> bytes:
         """As the body of a frame. No path holds a NUL."""
-        fields = (str(self.uid), "1" if self.no_network else "", self.place, self.folder, *self.writable)
+        rest = [*(f"+{path}" for path in self.writable), *(f"-{path}" for path in self.hidden)]
+        fields = (str(self.uid), "1" if self.no_network else "", self.place, self.folder, *rest)
         return b"\0".join(os.fsencode(field) for field in fields)
 
     @classmethod
     def unpack(cls, body: bytes) -> Confinement:
-        uid, no_network, place, folder, *writable = (os.fsdecode(field) for field in body.split(b"\0"))
-        return cls(int(uid), bool(no_network), place, folder, tuple(writable))
+        uid, no_network, place, folder, *rest = (os.fsdecode(field) for field in body.split(b"\0"))
+        writable = tuple(one[1:] for one in rest if one[0] == "+")
+        return cls(int(uid), bool(no_network), place, folder, writable, tuple(one[1:] for one in rest if one[0] == "-"))
 
     def enter(self) -> None:
         """Shut this process in. Raises :class:`ConfinementFailed`, after which it must serve nobody."""
@@ -102,14 +106,19 @@ class Confinement:
                 raise OSError(f"descriptor {fd} is an open folder: {open_descriptors()[fd]}")
         namespaces.unshare(namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC)
         namespaces.make_private()
-        place, shared = namespaces.clone_tree(self.place), namespaces.clone_tree(self.folder)
+        place, shared = namespaces.clone_folder(self.place), namespaces.clone_folder(self.folder)
         root = os.path.dirname(self.place)
         namespaces.mount("tmpfs", root, "mode=755,size=4k")
         os.mkdir(self.place)
         namespaces.make_read_only(root)
         if self.uid:  # of other accounts' processes it sees nothing, not even that they are there
             namespaces.mount("proc", "/proc", "hidepid=2")
-        others = [(folder, namespaces.clone_tree(folder)) for folder in self.writable]
+        for path in self.hidden:
+            if os.path.isdir(path):
+                namespaces.mount("tmpfs", path, "mode=755,size=4k")
+            elif os.path.exists(path):
+                namespaces.attach(namespaces.clone_tree(os.devnull), path)
+        others = [(folder, namespaces.clone_folder(folder)) for folder in self.writable]
         namespaces.make_read_only("/")
         for folder, tree in (*others, (self.place, place), (_SHARED_MEMORY, shared)):
             namespaces.attach(tree, folder)

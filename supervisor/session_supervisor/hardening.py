@@ -53,11 +53,13 @@ class HardeningUnavailable(Exception):
 @dataclass(frozen=True, slots=True)
 class Hardening:
     """``measures``: of :data:`MEASURES`; the first is part of every other. ``uids``: the ids sessions get.
-    ``writable``: folders that stay writable. Raises ``ValueError`` for what makes no sense together."""
+    ``writable``: folders that stay writable. ``hidden``: sockets of the daemon's account that are kept from
+    sessions of that account. Raises ``ValueError`` for what makes no sense together."""
 
     measures: frozenset[str] = frozenset()
     uids: range = range(0)
     writable: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = sorted(self.measures.difference(MEASURES))
@@ -83,7 +85,9 @@ class Hardening:
         no_network = NO_NETWORK in self.measures
         if READ_ONLY not in self.measures:
             return Confinement(no_network=no_network)
-        return Confinement(uid, no_network, str(place), str(folder), self.writable)
+        # Its service manager would start programs for it, outside of everything; so would other daemons.
+        hidden = () if uid else (f"/run/user/{os.geteuid()}", *self.hidden)
+        return Confinement(uid, no_network, str(place), str(folder), self.writable, hidden)
 
     def check(self, python: str = sys.executable, packages: Sequence[str] = ()) -> None:
         """Raises :class:`HardeningUnavailable` unless workers of ``python`` can take the measures and, shut in,
@@ -94,11 +98,15 @@ class Hardening:
             raise HardeningUnavailable(sorted(self.measures)[0], "this is not Linux", "leave the measure out")
         if self.uids:
             self._check_ids()
+        elif os.geteuid() == 0 and self.measures != {NO_NEW_PRIVS}:
+            (first, *_) = sorted(self.measures - {NO_NEW_PRIVS})
+            reason = "sessions of root's may write to the disks themselves, whatever else they may not"
+            raise HardeningUnavailable(first, reason, f"add {OWN_UID}, or start the daemon under another account")
         for path in self.writable:
             if not os.path.isdir(path):
                 raise HardeningUnavailable(READ_ONLY, f"{path}, to stay writable, is no folder", "make it first")
         with tempfile.TemporaryDirectory(prefix="dspy-bridge-") as root:
-            place = Path(root) / "0"
+            place = Path(root).resolve() / "0"
             folder = place / "tmp"
             folder.mkdir(parents=True)
             confinement = self.confinement(self.uids[0] if self.uids else 0, place, folder)

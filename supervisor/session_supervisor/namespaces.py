@@ -20,12 +20,14 @@ CLONE_NEWNET: Final = 0x4000_0000
 
 _SYS_OPEN_TREE: Final = 428
 _SYS_MOVE_MOUNT: Final = 429
+_SYS_OPENAT2: Final = 437
 _SYS_MOUNT_SETATTR: Final = 442
 
 _AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_RECURSIVE: Final = 0x8000
 _OPEN_TREE_CLONE: Final = 1
+_RESOLVE_NO_SYMLINKS: Final = 4
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 4
 _MOUNT_ATTR_RDONLY: Final = 1
 _MOUNT_ATTR_NOSUID: Final = 2
@@ -51,6 +53,10 @@ class _MountAttributes(ctypes.Structure):
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
     )
+
+
+class _HowToOpen(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
 def _checked(result: int, what: str) -> int:
@@ -142,10 +148,21 @@ def make_read_only(path: str) -> None:
 
 
 def clone_tree(path: str) -> int:
-    """A descriptor of what is at ``path`` now, to be put somewhere by :func:`attach`."""
+    """A descriptor of what is at ``path`` now, to be put somewhere by :func:`attach`. ``path`` leads through
+    no link: whoever may write there could otherwise have laid one to where he may not."""
+    how = _HowToOpen(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS)
     name = path.encode(errors="surrogateescape")
-    flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC
-    tree = _syscall(_SYS_OPEN_TREE, f"open_tree({path})", _AT_FDCWD, name, flags)
+    there = _syscall(_SYS_OPENAT2, f"open({path})", _AT_FDCWD, name, ctypes.byref(how), ctypes.sizeof(how))
+    try:
+        flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | _AT_EMPTY_PATH | os.O_CLOEXEC
+        return _syscall(_SYS_OPEN_TREE, f"open_tree({path})", there, b"", flags)
+    finally:
+        os.close(there)
+
+
+def clone_folder(path: str) -> int:
+    """As :func:`clone_tree`, with neither setuid programs nor devices in it."""
+    tree = clone_tree(path)
     attributes = _MountAttributes(attr_set=_MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV)
     try:
         _set_attributes(tree, "", _AT_EMPTY_PATH | _AT_RECURSIVE, attributes)

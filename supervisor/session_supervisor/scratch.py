@@ -20,7 +20,7 @@ class Scratch:
     """See the module. ``root`` is removed by the guardian."""
 
     def __init__(self) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="dspy-bridge-"))
+        self.root = Path(tempfile.mkdtemp(prefix="dspy-bridge-")).resolve()
         self._numbers = itertools.count(1)
 
     def new_name(self) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from dspy_bridge.client import Client
+from dspy_bridge.client import Client, CommandFailed
 from dspy_bridge.daemon.server import Exit
 from tests.daemon import test_mcp
 from tests.support import hardened
@@ -32,7 +32,6 @@ SECRET = "the secret of b"
 
 DAEMONS = {
     "bare": "",
-    "same account": "no-network,read-only",
     "own accounts": hardened.EVERYTHING,
     "bare, of nobody": "",
     "same account, of nobody": "no-network,read-only",
@@ -54,7 +53,9 @@ def started(measures: str, python: str) -> Client:
 
 @pytest.fixture(scope="module", params=DAEMONS)
 def measures(request: pytest.FixtureRequest) -> str:
-    if DAEMONS[request.param]:
+    if request.param == "same account, of nobody":
+        hardened.need()  # to become nobody, and there is no more to it
+    elif DAEMONS[request.param]:
         hardened.need(DAEMONS[request.param])
     return str(request.param)
 
@@ -64,15 +65,8 @@ def client(measures: str) -> Iterator[Client]:
     """A daemon that takes these measures."""
     folder = Path(tempfile.mkdtemp(prefix="bt-", dir="/tmp"))
     folder.chmod(0o777)
-    with pytest.MonkeyPatch.context() as patched:
-        python = hardened.interpreter(folder) if measures in ("own accounts", *OF_NOBODY) else ""
-        if measures in OF_NOBODY:
-            script = folder / "as-nobody"
-            script.write_text(f'#!/bin/sh\nexec {python} -c "$BECOME" "$@"\n')
-            script.chmod(0o755)
-            patched.setattr(sys, "executable", str(script))
-            patched.setenv("BECOME", BECOME_NOBODY)
-            patched.setenv("TMPDIR", str(folder))
+    python = hardened.interpreter(folder) if measures != "bare" else ""
+    with as_nobody(python, folder) if measures in OF_NOBODY else contextlib.nullcontext():
         client = started(DAEMONS[measures], python)
     with client:
         yield client
@@ -87,6 +81,19 @@ os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
+
+
+@contextlib.contextmanager
+def as_nobody(python: str, folder: Path) -> Iterator[None]:
+    """Daemons that are spawned meanwhile are nobody's."""
+    with pytest.MonkeyPatch.context() as patched:
+        script = folder / "as-nobody"
+        script.write_text(f'#!/bin/sh\nexec {python} -c "$BECOME" "$@"\n')
+        script.chmod(0o755)
+        patched.setattr(sys, "executable", str(script))
+        patched.setenv("BECOME", BECOME_NOBODY)
+        patched.setenv("TMPDIR", str(folder))
+        yield
 
 
 def begin(client: Client, session: str, **args: Any) -> None:
@@ -302,8 +309,8 @@ ROOT = {
 
 @pytest.mark.parametrize("name", ROOT)
 def test_a_session_cannot_become_root_again_nor_at_all(client: Client, measures: str, name: str, folder: Path) -> None:
-    if measures == "same account" or (measures in OF_NOBODY and name != "a setuid program"):
-        pytest.skip("its sessions are of the account of a daemon that is root, or never was")
+    if measures in OF_NOBODY and name != "a setuid program":
+        pytest.skip("it was never root")
     folder.chmod(0o755)
     (folder / "of-root").touch(mode=0o600)
     shutil.copy("/usr/bin/id", folder / "whoami")
@@ -608,20 +615,68 @@ def test_a_scratch_folder_that_sessions_could_not_reach_is_refused_at_the_start(
     assert not any(closed.iterdir())
 
 
-def test_what_the_kernel_does_not_give_is_refused_with_a_remedy() -> None:
-    hardened.need("no-network")
-    none = [
-        "unshare",
-        "--user",
-        "--map-root-user",
-        "sh",
-        "-c",
-        'echo 0 > /proc/sys/user/max_user_namespaces; exec "$0" "$@"',
-    ]
-    if shutil.which("unshare") is None:
-        pytest.skip("needs unshare")
-    command = [*none, sys.executable, "-m", "dspy_bridge.cli", "serve", "--harden", "no-network"]
+def test_what_the_kernel_does_not_give_is_refused_with_a_remedy(python: str, folder: Path) -> None:
+    hardened.need()
+    folder.chmod(0o777)
+    without = """
+import os, sys
+from session_supervisor import namespaces
+namespaces.enter_user_namespace()
+open('/proc/sys/user/max_user_namespaces', 'w').write('0')
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+    serving = ["-m", "dspy_bridge.cli", "serve", "--harden", "no-network"]
+    command = [python, "-c", BECOME_NOBODY, "-c", without, *serving]
     refused = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
     assert refused.returncode == Exit.NOT_HARDENED, refused
     assert "no-network cannot be had" in refused.stderr
     assert "max_user_namespaces" in refused.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root on Linux")
+def test_roots_own_sessions_are_not_said_to_be_shut_in() -> None:
+    refused = serve("--harden", "read-only")
+    assert refused.returncode == Exit.NOT_HARDENED
+    assert "add own-uid, or start the daemon under another account" in refused.stderr
+
+
+# -- what a session prepares for its next interpreter ----------------------------------------------
+
+
+def test_a_link_in_place_of_the_scratch_folder_does_not_make_what_it_names_writable(
+    client: Client, measures: str, folder: Path
+) -> None:
+    if "bare" in measures:
+        pytest.skip("nothing is read-only there")
+    folder.chmod(0o777)
+    begin(client, "a")
+    lay = f"import os\nplace = os.environ['TMPDIR']\nos.rename(place, place + '-was')\nos.symlink('{folder}', place)"
+    laid = do(client, "a", lay)
+    with contextlib.suppress(CommandFailed):
+        client.call("recycle_session", session="a")
+    reply = do(client, "a", "import os\nopen('/dev/shm/planted', 'w')\nopen(os.environ['TMPDIR'] + '/planted', 'w')")
+    if measures == "own accounts":  # the folder's folder is not its own
+        assert not laid["success"]
+    else:
+        assert not reply["success"]
+    assert list(folder.iterdir()) == []
+    client.call("end_session", session="a")
+
+
+@pytest.mark.parametrize("flags", [[], ["--harden", "no-network,read-only"]], ids=["bare", "measures"])
+def test_a_session_of_the_daemons_account_cannot_be_its_host(
+    python: str, folder: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    hardened.need()
+    folder.chmod(0o777)
+    monkeypatch.setenv("TMPDIR", str(folder))
+    path = str(folder / "s")
+    with as_nobody(python, folder):
+        client = Client.spawn(["--preload", "tests.support.misbehaving", "--socket", path, "--stdio", *flags])
+    with client:
+        begin(client, "a")
+        reply = do(client, "a", f"import socket; socket.socket(socket.AF_UNIX).connect('{path}')")
+        if flags:
+            was_refused(reply)
+        else:
+            assert reply["success"], reply

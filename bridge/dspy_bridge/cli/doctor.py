@@ -20,7 +20,7 @@ import click
 from dspy_bridge import jsonlib
 from dspy_bridge.client import Client, CommandFailed, TransportError
 from dspy_bridge.libraries import table
-from session_supervisor.confinement import OWN_UID, READ_ONLY
+from session_supervisor.confinement import NO_NEW_PRIVS, OWN_UID, READ_ONLY
 from session_supervisor.hardening import MEASURES, Hardening, HardeningUnavailable, accounts
 from session_supervisor.os_facts import IS_LINUX, gil_enabled
 
@@ -110,13 +110,15 @@ def _hardening() -> list[Finding]:
 
 def _measure(measure: str) -> Finding:
     name = f"--harden {measure}"
-    with_id = measure == OWN_UID
-    wanted = frozenset({measure, READ_ONLY} if with_id else {measure})
+    # Root's own sessions cannot be shut in; those it gives an id can.
+    with_id = measure == OWN_UID or (measure != NO_NEW_PRIVS and os.geteuid() == 0)
+    wanted = frozenset({measure, OWN_UID, READ_ONLY} if with_id else {measure})
     try:
         Hardening(wanted, _unused_ids() if with_id else range(0)).check(packages=("dspy", "dspy_bridge"))
     except HardeningUnavailable as exc:
         return Finding(name, "warning", exc.reason, exc.remedy)
-    return Finding(name, "ok", "can be had, with --uid-range and read-only" if with_id else "can be had")
+    with_what = ", ".join(sorted(wanted - {measure}))
+    return Finding(name, "ok", f"can be had, with {with_what} and --uid-range" if with_id else "can be had")
 
 
 def _unused_ids() -> range:

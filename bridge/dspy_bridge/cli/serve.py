@@ -59,7 +59,7 @@ def _serve(fds: tuple[int, int] | None, socket: str | None, stdio: bool, **given
     raise_descriptor_limit()
     own_read, own_write = claim_stdio()
     try:
-        daemon = Daemon(resolved)
+        daemon = Daemon(resolved, socket)
     except StateUnusable as exc:
         click.echo(f"dspy-bridge cannot start: {exc}", err=True)
         sys.exit(int(Exit.STATE_UNUSABLE))

@@ -5,6 +5,7 @@ From this model come the flags of ``bridge-cli serve``, their help and their val
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -135,8 +136,8 @@ class DaemonOptions(BaseModel):
         except ValueError as exc:
             raise ValueError(f"harden and uid_range: {exc}") from None
 
-    def for_supervisor(self) -> SupervisorOptions:
-        """The supervisor's share."""
+    def for_supervisor(self, hidden: tuple[str, ...] = ()) -> SupervisorOptions:
+        """The supervisor's share. ``hidden``: the daemon's own sockets."""
         return SupervisorOptions(
             spares=self.spares,
             max_workers=self.max_workers or max(16, usable_memory() // 2 // _PER_WORKER),
@@ -147,7 +148,7 @@ class DaemonOptions(BaseModel):
             start_timeout=self.start_timeout_s,
             drain_timeout=self.drain_timeout_s,
             session=self.for_session(StartSessionArgs()),
-            hardening=self.hardening(),
+            hardening=replace(self.hardening(), hidden=hidden),
             grace=Grace(interrupt=self.interrupt_grace_s, terminate=self.terminate_grace_s),
         )
 

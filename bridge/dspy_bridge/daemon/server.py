@@ -60,19 +60,20 @@ _LAST_WORDS_S = 2.0
 
 
 class Daemon:
-    """One daemon. Add transports, then :meth:`run`. Raises :class:`StateUnusable`, :class:`HardeningUnavailable`,
-    :class:`IdsUnavailable`."""
+    """One daemon. Add transports, then :meth:`run`. ``socket``: where it will listen, if it will.
+    Raises :class:`StateUnusable`, :class:`HardeningUnavailable`, :class:`IdsUnavailable`."""
 
-    def __init__(self, resolved: Resolved) -> None:
+    def __init__(self, resolved: Resolved, socket: str | None = None) -> None:
         self._options = options = resolved.options
         self._python = options.python or sys.executable
         options.hardening().check(self._python, ("dspy_bridge", "session_supervisor", "dspy"))
+        hidden = () if socket is None else (os.path.realpath(socket),)
         self._notifier = Notifier()
         self._reactor = Reactor(lambda exc: logger.error("a callback of the daemon failed", exc_info=exc))
         # First, because it may not be possible: then nothing has been begun.
         store = Store(Path(options.state_dir), self._reactor, options.state_sync) if options.state_dir else None
         self._supervisor = Supervisor(
-            self._reactor, self._make_launcher, options.for_supervisor(), self, add=add_tally, store=store
+            self._reactor, self._make_launcher, options.for_supervisor(hidden), self, add=add_tally, store=store
         )
         sessions = Sessions(self._supervisor, options)
         for stored in store.load() if store else ():
