@@ -71,8 +71,11 @@ class _Guarded:
 
 
 def _short_folder() -> Path:
-    """Socket paths are limited to about 100 characters; pytest's own folders are long."""
-    return Path(tempfile.mkdtemp(prefix="bt-", dir="/tmp"))
+    """Socket paths are limited to about 100 characters; pytest's own folders are long. Other accounts may pass
+    through it: those of sessions that have ids of their own do."""
+    folder = Path(tempfile.mkdtemp(prefix="bt-", dir="/tmp"))
+    folder.chmod(0o711)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from session_supervisor.confinement import Confinement, ConfinementFailed
 from session_supervisor.frames import CALL_NUMBER, FrameReader, Kind, pack, pack_header
 from session_supervisor.reactor import Reactor
 from session_supervisor.reading import read_chunk
@@ -20,7 +21,8 @@ _CHUNK = 1 << 16
 
 
 class ChannelClosed(Exception):
-    """The supervisor is gone. Raised by :meth:`Channel.receive`; the worker must leave."""
+    """The supervisor is gone, or this worker is of no use to it. Raised by :meth:`Channel.receive`; the worker
+    must leave."""
 
 
 class NothingUnderWay(Exception):
@@ -88,8 +90,18 @@ class Channel:
             frame = self._arrived.popleft()
             if frame[0] is Kind.REQUEST:
                 self._latest = frame[1]
-            if frame[0] is not Kind.ANSWER:
+            if frame[0] is Kind.CONFINE:
+                self._confine(frame[2])
+            elif frame[0] is not Kind.ANSWER:
                 return frame
+
+    def _confine(self, body: bytes) -> None:
+        """Here rather than in the application, which could forget it."""
+        try:
+            Confinement.unpack(body).enter()
+        except ConfinementFailed as exc:
+            self.send(Kind.REFUSED, 0, f"the interpreter could not be shut in: {exc}".encode())
+            raise ChannelClosed from exc
 
     def _receive_for_all(self) -> tuple[Kind, int, bytes]:
         while True:

@@ -169,7 +169,8 @@ class Crew:
         worker.threads = self.session.options.threads
         self._newcomers[worker] = replaces
         self._handles.add(worker)
-        self.session.folder.mkdir(mode=0o700, exist_ok=True)
+        self._surroundings.scratch.make(self.session.folder_name, self.session.uid)
+        self._surroundings.confine(self.session, worker)
         worker.send(Kind.ASSIGN, 0, self.session.birth)
         self._surroundings.observer.worker_assigned(worker.pid, self.session.id)
         if self.session.snapshot.version:

@@ -7,6 +7,7 @@ The number is the supervisor's own for the request, so no two hosts' ids can col
 ==========  =========  ====================================================================
 kind        sent by    means
 ==========  =========  ====================================================================
+``CONFINE`` supervisor shut yourself in like this (body: a confinement); once, before ``ASSIGN``
 ``ASSIGN``  supervisor become this session (body: its birth certificate, opaque); once
 ``LOAD``    supervisor these snapshot parts are news to you; number: the version they reach
 ``REQUEST`` supervisor serve this
@@ -46,6 +47,7 @@ class Kind(enum.IntEnum):
     COLLECT = 5
     ANSWER = 6
     CANCEL = 7
+    CONFINE = 8
     READY = 16
     ASSIGNED = 17
     REFUSED = 18

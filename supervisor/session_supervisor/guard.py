@@ -13,11 +13,14 @@ from session_supervisor.reaper import kill_group
 
 
 class Guard:
-    """One guardian process at a time; :meth:`restart` after one ended. ``scratch``: removed at the end."""
+    """One guardian process at a time; :meth:`restart` after one ended. ``scratch``: removed at the end.
+    ``shared``: a descriptor it is to have too, until its own end."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, shared: int | None = None) -> None:
         self._scratch = scratch
+        self._shared = () if shared is None else (shared,)
         self._groups: set[int] = set()
+        self._accounts: set[int] = set()
         self._pipe = -1
         self.pid = 0
         self._start()
@@ -29,6 +32,7 @@ class Guard:
                 [sys.executable, "-I", "-S", "-E", guardian.__file__, str(self._scratch)],
                 stdin=read,
                 stdout=subprocess.DEVNULL,
+                pass_fds=self._shared,
             )
         finally:
             os.close(read)
@@ -36,6 +40,8 @@ class Guard:
         os.set_blocking(self._pipe, False)
         for pid in self._groups:
             self._tell(b"+%d\n" % pid)
+        for uid in self._accounts:
+            self._tell(b"=%d\n" % uid)
 
     def remember(self, pid: int) -> None:
         """``pid`` leads a process group that must not outlive us."""
@@ -47,6 +53,20 @@ class Guard:
         if pid in self._groups:
             self._groups.remove(pid)
             self._tell(b"-%d\n" % pid)
+
+    def watch_account(self, uid: int) -> None:
+        """Nothing under ``uid`` must outlive us."""
+        self._accounts.add(uid)
+        self._tell(b"=%d\n" % uid)
+
+    def end_account(self, uid: int) -> None:
+        """Kill what runs under ``uid``, soon; whether that is done only the kernel tells."""
+        self._tell(b"!%d\n" % uid)
+
+    def forget_account(self, uid: int) -> None:
+        """Nothing runs under ``uid`` any more."""
+        self._accounts.discard(uid)
+        self._tell(b"/%d\n" % uid)
 
     def restart(self) -> None:
         """The guardian has ended: start another and tell it all."""

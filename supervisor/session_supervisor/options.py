@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 from session_supervisor.handle import Grace
+from session_supervisor.hardening import Hardening
 from session_supervisor.limits import Limits
 
 
@@ -63,7 +64,7 @@ class SupervisorOptions:
     ``leases``: how many all sessions together have out at once. ``max_workers``: interpreters that serve
     sessions at once (0: no bound); spares and workers on their way out come on top. ``session``: what a
     session gets that is not told otherwise. ``measure_every``: seconds between two looks at the workers
-    that have to be looked at.
+    that have to be looked at. ``hardening``: what every worker shuts itself in with.
     """
 
     spares: int = 2
@@ -77,3 +78,4 @@ class SupervisorOptions:
     measure_every: float = 1.0
     session: SessionOptions = field(default_factory=SessionOptions)
     grace: Grace = field(default_factory=Grace)
+    hardening: Hardening = field(default_factory=Hardening)

@@ -49,7 +49,7 @@ class Oversight:
         logger.warning("session %s: %s", self._session.id, message)
         failure = LimitExceeded(limit, message)
         if limit == "scratch":
-            self._surroundings.empty_scratch(self._session)
+            self._surroundings.scratch.empty(self._session.folder_name, self._session.uid)
         if worker.state == BUSY:
             for request in list(worker.in_flight.values()):
                 worker.interrupt(request, failure)

@@ -28,7 +28,8 @@ from session_supervisor.timers import Timer
 
 class Session:
     """See the module. ``birth``: the certificate every worker of it is assigned with, opaque;
-    ``charter``: what it can be opened from again after a restart, opaque."""
+    ``charter``: what it can be opened from again after a restart, opaque. ``uid``: the account its workers
+    run under, if it is not ours."""
 
     __slots__ = (
         "_ended",
@@ -54,6 +55,7 @@ class Session:
         "refusal",
         "requests",
         "snapshot",
+        "uid",
     )
 
     def __init__(
@@ -64,12 +66,14 @@ class Session:
         *,
         charter: bytes = b"",
         folder_name: str = "",
+        uid: int = 0,
     ) -> None:
         self.id = session_id
         self.birth = b""
         self.charter = charter
         self.options = options
         self.folder_name = folder_name
+        self.uid = uid
         self.snapshot = Snapshot(surroundings.add)
         self.lifecycle = Lifecycle(SESSION_TRANSITIONS, COLD)
         self.created = time.time()  # for people; durations use the monotonic clock
@@ -98,7 +102,7 @@ class Session:
     @property
     def folder(self) -> Path:
         """Its scratch folder, made when it wakes."""
-        return self._surroundings.scratch / self.folder_name
+        return self._surroundings.scratch.folder(self.folder_name)
 
     @property
     def workers(self) -> list[WorkerHandle]:

@@ -11,12 +11,8 @@ While it serves it can be given other options (:meth:`Supervisor.reconfigure`) a
 from __future__ import annotations
 
 import collections
-import contextlib
 import itertools
 import logging
-import shutil
-import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +25,9 @@ from session_supervisor.failures import (
     SessionLimit,
     ShuttingDown,
 )
+from session_supervisor.frames import Kind
 from session_supervisor.guard import Guard
+from session_supervisor.handle import WorkerHandle
 from session_supervisor.inspector import Inspector
 from session_supervisor.launchers.base import Launcher
 from session_supervisor.leases import Leases
@@ -41,10 +39,12 @@ from session_supervisor.reactor import Reactor
 from session_supervisor.reaper import Ending, Reaper
 from session_supervisor.request import Request, Sink
 from session_supervisor.residency import Residency
+from session_supervisor.scratch import Scratch
 from session_supervisor.session import Session
 from session_supervisor.snapshot import Add
 from session_supervisor.store import Store
 from session_supervisor.timers import Timer
+from session_supervisor.uids import Uids, lock_ids
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +67,17 @@ class Supervisor:
         add: Add,
         store: Store | None = None,
     ) -> None:
+        uids = options.hardening.uids
+        lock = lock_ids(uids)  # first, because it may not be possible: then nothing has been begun
         become_subreaper()
         self.reactor = reactor
         self.options = options
         self.counters = Counters()
         self.sessions: dict[str, Session] = {}
         self.observer = observer
-        self.scratch = Path(tempfile.mkdtemp(prefix="dspy-bridge-"))
-        self._guardian = Guard(self.scratch)
+        self.scratch = Scratch()
+        self._guardian = Guard(self.scratch.root, lock)
+        self._uids = Uids(reactor, self._guardian, uids, lock)
         self._reaper = Reaper(reactor, self._guardian.forget)
         self._reaper.watch(self._guardian.pid, self._guardian_ended)
         self.launcher = make_launcher(reactor, self._reaper)
@@ -85,7 +88,6 @@ class Supervisor:
         self.store = store
         self.add = add
         self._numbers = itertools.count(1)
-        self._folders = itertools.count(1)
         self.waiting = 0
         """Requests that wait for a worker, in all sessions."""
         self._recycling = 0
@@ -203,15 +205,27 @@ class Supervisor:
         self.inspector.stop()
         if self.store is not None:
             self.store.close()
+        self._wait_until(lambda: not self._uids.sweeping, self._swept)
+
+    def _swept(self) -> None:
+        self._uids.stop()
         self._guardian.release()
+        self._wait_until(lambda: not self._reaper.watching, self._all_gone)
+
+    def _all_gone(self) -> None:
+        self._drained = True
+        if self._on_drained is not None:
+            self._on_drained()
+
+    def _wait_until(self, condition: Callable[[], bool], done: Callable[[], None]) -> None:
+        """At the end of all, for what cannot say when it has happened; within a bound."""
         deadline = time.monotonic() + _LEAVE_BOUND_S
 
         def check() -> None:
-            if self._reaper.watching and time.monotonic() < deadline:
+            if not condition() and time.monotonic() < deadline:
                 self.reactor.call_later(0.005, check)
-            elif self._on_drained is not None:
-                self._drained = True
-                self._on_drained()
+            else:
+                done()
 
         check()
 
@@ -246,7 +260,8 @@ class Supervisor:
         if len(self.sessions) >= self.options.max_sessions and not restored:
             raise SessionLimit(f"{len(self.sessions)} sessions exist, as many as are allowed")
         options = options or self.options.session
-        session = Session(session_id, self, options, charter=charter, folder_name=str(next(self._folders)))
+        name, uid = self.scratch.new_name(), self._uids.take()
+        session = Session(session_id, self, options, charter=charter, folder_name=name, uid=uid)
         session.birth = certificate(session.folder)
         self.sessions[session_id] = session
         self.counters.sessions += 1
@@ -334,21 +349,13 @@ class Supervisor:
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
         self.observer.session_ended(session.id)
-        self._remove(session.folder)
+        name = session.folder_name
+        if session.uid:
+            self._uids.give_back(session.uid, lambda: self.scratch.remove_all(name))
+        else:
+            self.scratch.remove(name)
 
-    def empty_scratch(self, session: Session) -> None:
-        trash = self.scratch / f"trash-{next(self._folders)}"
-        with contextlib.suppress(OSError):
-            session.folder.rename(trash)
-            session.folder.mkdir(mode=0o700)
-            self._remove(trash)
-
-    @staticmethod
-    def _remove(folder: Path) -> None:
-        """Now if it is empty or not there; a tree is left to a thread."""
-        try:
-            folder.rmdir()
-        except FileNotFoundError:
-            return
-        except OSError:
-            threading.Thread(target=shutil.rmtree, args=(folder, True), daemon=True).start()
+    def confine(self, session: Session, worker: WorkerHandle) -> None:
+        if self.options.hardening:
+            place, folder = self.scratch.place(session.folder_name), session.folder
+            worker.send(Kind.CONFINE, 0, self.options.hardening.confinement(session.uid, place, folder).pack())

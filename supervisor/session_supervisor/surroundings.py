@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from session_supervisor.counters import Counters
@@ -13,11 +12,13 @@ from session_supervisor.observer import Observer
 from session_supervisor.pool import Pool
 from session_supervisor.reactor import Reactor
 from session_supervisor.residency import Residency
+from session_supervisor.scratch import Scratch
 from session_supervisor.snapshot import Add
 from session_supervisor.store import Store
 
 if TYPE_CHECKING:
     from session_supervisor.crew import Crew
+    from session_supervisor.handle import WorkerHandle
     from session_supervisor.session import Session
 
 
@@ -32,8 +33,7 @@ class Surroundings(Protocol):
     leases: Leases
     store: Store | None
     observer: Observer
-    scratch: Path
-    """The folder of the sessions' scratch folders."""
+    scratch: Scratch
     add: Add
     """How the application's tallies are added up."""
 
@@ -53,8 +53,8 @@ class Surroundings(Protocol):
     def watch_use(self, session: Session) -> None:
         """See to it that the session ends once it has not been used for its time."""
 
-    def empty_scratch(self, session: Session) -> None:
-        """Remove what is in the session's scratch folder."""
+    def confine(self, session: Session, worker: WorkerHandle) -> None:
+        """Have ``worker``, about to be assigned to the session, shut itself in as its workers are to be."""
 
     def worker_died(self, session: Session, certificate: DeathCertificate) -> None:
         """A worker of the session ended without being told to."""

@@ -22,19 +22,32 @@ from session_supervisor.failures import (
     WorkerStartFailed,
 )
 from session_supervisor.handle import Grace
+from session_supervisor.hardening import MEASURES, Hardening
 from session_supervisor.options import RecyclePolicy, SessionOptions, SupervisorOptions
+from tests.support import hardened
 from tests.support.harness import Harness, fork, spawn
 
 LAUNCHERS = {"fork": fork, "spawn": spawn}
+HARDENED = {"fork, every measure": fork}
 Make = Callable[..., Harness]
 
 
-@pytest.fixture(params=LAUNCHERS)
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+@pytest.fixture(params=[*LAUNCHERS, *HARDENED])
+def make(request: pytest.FixtureRequest, folder: Path) -> Iterator[Make]:
     made: list[Harness] = []
+    launcher = (LAUNCHERS | HARDENED)[request.param]
+    given: dict[str, str] = {}
+    hardening = Hardening()
+    if request.param in HARDENED:
+        hardened.need()
+        given["python"] = hardened.interpreter(folder)
+        folder.chmod(0o777)
+        # The tests have workers write to their folder, which stands for a data folder here.
+        hardening = Hardening(frozenset(MEASURES), hardened.own_ids(200), (str(folder),))
 
     def build(**kwargs: object) -> Harness:
-        made.append(Harness(LAUNCHERS[request.param], SupervisorOptions(**kwargs)).start())  # type: ignore[arg-type]
+        options = SupervisorOptions(hardening=hardening, **kwargs)  # type: ignore[arg-type]
+        made.append(Harness(launcher, options, **given).start())
         return made[-1]
 
     yield build

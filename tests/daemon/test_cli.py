@@ -15,6 +15,7 @@ import pytest
 from dspy_bridge.cli.send import _parse_pairs
 from dspy_bridge.client import Client, TransportError
 from dspy_bridge.protocol.errors import ERRORS
+from session_supervisor.hardening import MEASURES
 
 
 def cli(*arguments: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
@@ -173,6 +174,9 @@ def test_doctor_finds_this_machine_fit() -> None:
     findings: list[dict[str, Any]] = json.loads(cli("doctor", "--json").stdout)
     assert [one for one in findings if one["verdict"] == "problem"] == []
     assert {one["check"] for one in findings} >= {"Python", "DSPy", "open files", "scratch folder"}
+    for measure in MEASURES:
+        (said,) = [one for one in findings if one["check"] == f"--harden {measure}"]
+        assert said["verdict"] == "ok" or said["remedy"]
 
 
 def test_doctor_names_the_remedy_for_an_unwritable_scratch_folder() -> None:

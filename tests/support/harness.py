@@ -31,8 +31,8 @@ def fork(reactor: Reactor, reaper: Reaper, app: Application, **kwargs: Any) -> L
     return ForkLauncher(reactor, reaper, app, **kwargs)
 
 
-def spawn(reactor: Reactor, reaper: Reaper, app: Application) -> Launcher:
-    return SpawnLauncher(app)
+def spawn(reactor: Reactor, reaper: Reaper, app: Application, **kwargs: Any) -> Launcher:
+    return SpawnLauncher(app, **kwargs)
 
 
 def add(total: bytes, share: bytes) -> bytes:

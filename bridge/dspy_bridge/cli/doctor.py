@@ -20,6 +20,8 @@ import click
 from dspy_bridge import jsonlib
 from dspy_bridge.client import Client, CommandFailed, TransportError
 from dspy_bridge.libraries import table
+from session_supervisor.confinement import NO_NEW_PRIVS, OWN_UID, READ_ONLY
+from session_supervisor.hardening import MEASURES, Hardening, HardeningUnavailable, accounts
 from session_supervisor.os_facts import IS_LINUX, gil_enabled
 
 _MIN_PYTHON: Final = (3, 10)
@@ -101,6 +103,30 @@ def _socket() -> Finding:
     return Finding("Unix sockets", "ok", "can be made")
 
 
+def _hardening() -> list[Finding]:
+    """Each measure of ``--harden``, tried on for real."""
+    return [_measure(measure) for measure in MEASURES]
+
+
+def _measure(measure: str) -> Finding:
+    name = f"--harden {measure}"
+    # Root's own sessions cannot be shut in; those it gives an id can.
+    with_id = measure == OWN_UID or (measure != NO_NEW_PRIVS and os.geteuid() == 0)
+    wanted = frozenset({measure, OWN_UID, READ_ONLY} if with_id else {measure})
+    try:
+        Hardening(wanted, _unused_ids() if with_id else range(0)).check(packages=("dspy", "dspy_bridge"))
+    except HardeningUnavailable as exc:
+        return Finding(name, "warning", exc.reason, exc.remedy)
+    with_what = ", ".join(sorted(wanted - {measure}))
+    return Finding(name, "ok", f"can be had, with {with_what} and --uid-range" if with_id else "can be had")
+
+
+def _unused_ids() -> range:
+    """One that is nobody's, to try it on."""
+    first = max((ids.stop for _, ids in accounts() if ids.stop < 2**31), default=0)
+    return range(max(200_000, first), max(200_000, first) + 1)
+
+
 def _fork_safety() -> Finding:
     """The real thing: a daemon, whose template proves itself virgin, and one session's whole way."""
     try:
@@ -125,7 +151,7 @@ def _tell_libraries(as_json: bool) -> None:
         click.echo(f"{'':<25} -> {row.pattern} ({row.source}, {row.checked})")
 
 
-CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
+CHECKS: Final[tuple[Callable[[], Finding | list[Finding]], ...]] = (
     _python,
     _dspy,
     _launcher,
@@ -133,6 +159,7 @@ CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
     _processes,
     _scratch,
     _socket,
+    _hardening,
     _fork_safety,
 )
 
@@ -145,7 +172,8 @@ def command(as_json: bool, libs: bool) -> None:
     if libs:
         _tell_libraries(as_json)
         return
-    findings = [check() for check in CHECKS]
+    checked = [check() for check in CHECKS]
+    findings = [one for found in checked for one in (found if isinstance(found, list) else [found])]
     if as_json:
         click.echo(jsonlib.dumps([asdict(finding) for finding in findings], option=jsonlib.OPT_INDENT_2))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import typing
-from typing import Any
+from typing import Any, Final
 
 import click
 from pydantic.fields import FieldInfo
@@ -18,7 +18,9 @@ from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.daemon.recording import RecordingRefused
 from dspy_bridge.daemon.server import Daemon, Exit
 from dspy_bridge.daemon.tracing import CannotTrace
+from session_supervisor.hardening import HardeningUnavailable
 from session_supervisor.store import StateUnusable
+from session_supervisor.uids import IdsUnavailable
 
 
 def _flag(name: str, field: FieldInfo) -> click.Option:
@@ -45,6 +47,19 @@ class _Descriptors(click.ParamType):  # type: ignore[type-arg]
         return read, write
 
 
+_CODES: Final[dict[type[Exception], Exit]] = {
+    StateUnusable: Exit.STATE_UNUSABLE,
+    HardeningUnavailable: Exit.NOT_HARDENED,
+    IdsUnavailable: Exit.NOT_HARDENED,
+    SocketInUse: Exit.SOCKET_IN_USE,
+    PortInUse: Exit.PORT_IN_USE,
+    CannotTrace: Exit.USAGE,
+    RecordingRefused: Exit.USAGE,
+    OSError: Exit.USAGE,
+}
+"""Why a daemon cannot start, and what it exits with then."""
+
+
 def _serve(fds: tuple[int, int] | None, socket: str | None, stdio: bool, **given: Any) -> None:
     if fds is not None and stdio:
         raise click.UsageError("--fds and --stdio both say where the one host is that the daemon ends with")
@@ -59,12 +74,9 @@ def _serve(fds: tuple[int, int] | None, socket: str | None, stdio: bool, **given
         raise click.UsageError(f"--log-file: {exc}") from None
     raise_descriptor_limit()
     own_read, own_write = claim_stdio()
+    daemon: Daemon | None = None
     try:
-        daemon = Daemon(configuration)
-    except StateUnusable as exc:
-        click.echo(f"dspy-bridge cannot start: {exc}", err=True)
-        sys.exit(int(Exit.STATE_UNUSABLE))
-    try:
+        daemon = Daemon(configuration, socket)
         if options.record:
             daemon.record()
         if socket is not None:
@@ -75,18 +87,11 @@ def _serve(fds: tuple[int, int] | None, socket: str | None, stdio: bool, **given
             daemon.serve_descriptors(own_read, own_write)
         daemon.watch()
         code = daemon.run()
-    except SocketInUse as exc:
-        daemon.abandon()
+    except tuple(_CODES) as exc:
+        if daemon is not None:
+            daemon.abandon()
         click.echo(f"dspy-bridge cannot start: {exc}", err=True)
-        code = Exit.SOCKET_IN_USE
-    except PortInUse as exc:
-        daemon.abandon()
-        click.echo(f"dspy-bridge cannot start: {exc}", err=True)
-        code = Exit.PORT_IN_USE
-    except (CannotTrace, RecordingRefused, OSError) as exc:
-        daemon.abandon()
-        click.echo(f"dspy-bridge cannot start: {exc}", err=True)
-        code = Exit.USAGE
+        code = next(code for kind, code in _CODES.items() if isinstance(exc, kind))
     sys.exit(int(code))
 
 

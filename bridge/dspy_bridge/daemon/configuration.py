@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import platformdirs
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.protocol.arguments import did_you_mean
@@ -107,11 +108,15 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, f
     try:
         return Resolved(DaemonOptions.model_validate(values), origins)
     except ValidationError as exc:
-        problems = [
-            f"{_spell(str(one['loc'][0]), origins[str(one['loc'][0])])}: {one['msg']}"
-            for one in exc.errors(include_url=False)
-        ]
+        problems = [_describe(one, origins) for one in exc.errors(include_url=False)]
         raise BadConfiguration("; ".join(problems)) from None
+
+
+def _describe(problem: ErrorDetails, origins: Mapping[str, str]) -> str:
+    if not problem["loc"]:  # of several options, which it names
+        return problem["msg"].removeprefix("Value error, ")
+    name = str(problem["loc"][0])
+    return f"{_spell(name, origins[name])}: {problem['msg']}"
 
 
 def _spell(name: str, origin: str) -> str:

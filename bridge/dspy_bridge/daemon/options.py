@@ -7,15 +7,18 @@ them a daemon that serves can be given anew.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dspy_bridge.protocol.codec import DEFAULT_MAX_FRAME
 from dspy_bridge.protocol.daemon_commands import StartSessionArgs
 from dspy_bridge.protocol.errors import BridgeError
+from session_supervisor.confinement import OWN_UID
 from session_supervisor.handle import Grace
+from session_supervisor.hardening import Hardening, parse_ids
 from session_supervisor.limits import Limits
 from session_supervisor.options import RecyclePolicy, SessionOptions, SupervisorOptions
 from session_supervisor.os_facts import usable_memory
@@ -31,6 +34,11 @@ Change = Literal["reload", "restart"]
 def _fixed(default: Any, **given: Any) -> Any:
     """The field of an option that a daemon keeps for life. All others can be reloaded."""
     return Field(default, json_schema_extra={"change": "restart"}, **given)
+
+
+def _listed(text: str) -> list[str]:
+    """What stands between the commas."""
+    return [one.strip() for one in text.split(",") if one.strip()]
 
 
 class DaemonOptions(BaseModel):
@@ -66,6 +74,14 @@ class DaemonOptions(BaseModel):
     allow_mcp: bool = Field(False, description="Let sessions use MCP servers: run their commands, call their URLs.")
     shared_cache: str = Field(
         "", description='Keep answers of models in this folder, for sessions that ask for cache "shared".'
+    )
+    harden: str = _fixed(
+        "",
+        description="Measures that shut interpreters in, separated by commas: no-new-privs, own-uid, no-network, "
+        "read-only (Linux).",
+    )
+    uid_range: str = _fixed(
+        "", description="Ids for the sessions of own-uid, such as 200000-265535; nobody else may use them."
     )
     max_frame: int = _fixed(DEFAULT_MAX_FRAME, ge=1024, le=1 << 30, description="Longest frame taken, in bytes.")
     max_sessions: int = Field(10_000, ge=1, description="Most sessions at once.")
@@ -132,8 +148,26 @@ class DaemonOptions(BaseModel):
         extra = cls.model_fields[name].json_schema_extra
         return "restart" if isinstance(extra, dict) and extra.get("change") == "restart" else "reload"
 
-    def for_supervisor(self) -> SupervisorOptions:
-        """The supervisor's share."""
+    @model_validator(mode="after")
+    def _hardening_makes_sense(self) -> DaemonOptions:
+        self.hardening()
+        return self
+
+    def hardening(self) -> Hardening:
+        """What every interpreter shuts itself in with. Raises ``ValueError`` for what makes no sense."""
+        measures = frozenset(_listed(self.harden))
+        if OWN_UID in measures and self.shared_cache:
+            raise ValueError(f"harden and shared_cache: sessions with {OWN_UID} cannot share the files of a cache")
+        shared = [self.shared_cache] if self.shared_cache else []
+        writable = tuple(str(Path(name).resolve()) for name in (*_listed(self.allow_data), *shared))
+        try:
+            uids = parse_ids(self.uid_range) if self.uid_range else range(0)
+            return Hardening(measures, uids, writable if measures else ())
+        except ValueError as exc:
+            raise ValueError(f"harden and uid_range: {exc}") from None
+
+    def for_supervisor(self, hidden: tuple[str, ...] = ()) -> SupervisorOptions:
+        """The supervisor's share. ``hidden``: the daemon's own sockets."""
         return SupervisorOptions(
             spares=self.spares,
             max_workers=self.max_workers or max(16, usable_memory() // 2 // _PER_WORKER),
@@ -144,6 +178,7 @@ class DaemonOptions(BaseModel):
             start_timeout=self.start_timeout_s,
             drain_timeout=self.drain_timeout_s,
             session=self.for_session(StartSessionArgs()),
+            hardening=replace(self.hardening(), hidden=hidden),
             grace=Grace(interrupt=self.interrupt_grace_s, terminate=self.terminate_grace_s),
         )
 
@@ -151,11 +186,11 @@ class DaemonOptions(BaseModel):
         """What every interpreter is told beside its session's own arguments."""
         told: dict[str, Any] = {}
         if self.allow_import:
-            told["allow_imports"] = [name.strip() for name in self.allow_import.split(",")]
+            told["allow_imports"] = _listed(self.allow_import)
         if self.import_path:
-            told["import_path"] = [str(Path(name.strip()).absolute()) for name in self.import_path.split(",")]
+            told["import_path"] = [str(Path(name).absolute()) for name in _listed(self.import_path)]
         if self.allow_data:
-            told["allow_data"] = [name.strip() for name in self.allow_data.split(",")]
+            told["allow_data"] = _listed(self.allow_data)
         if self.shared_cache:
             told["shared_cache"] = str(Path(self.shared_cache).absolute())
         if self.thread_safety_check:

@@ -56,6 +56,8 @@ class Exit(enum.IntEnum):
     SOCKET_IN_USE = 4
     STATE_UNUSABLE = 5
     PORT_IN_USE = 6
+    NOT_HARDENED = 7
+    """A measure of ``--harden`` cannot be had here."""
     KILLED = 143
     """A second SIGTERM ended it at once."""
 
@@ -89,11 +91,14 @@ def _make_launcher(reactor: Reactor, reaper: Reaper, options: DaemonOptions) -> 
 
 
 class Daemon:
-    """One daemon. Add transports, then :meth:`run`. Raises :class:`StateUnusable`."""
+    """One daemon. Add transports, then :meth:`run`. ``socket``: where it will listen, if it will.
+    Raises :class:`StateUnusable`, :class:`HardeningUnavailable`, :class:`IdsUnavailable`."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, socket: str | None = None) -> None:
         self._configuration = configuration
         options = configuration.options
+        options.hardening().check(options.python or sys.executable, ("dspy_bridge", "session_supervisor", "dspy"))
+        self._hidden = () if socket is None else (os.path.realpath(socket),)
         self._notifier = Notifier()
         self._reactor = Reactor(lambda exc: logger.error("a callback of the daemon failed", exc_info=exc))
         self._reactor.on_signal(signal.SIGHUP, lambda: self._reloading.ask())
@@ -104,7 +109,7 @@ class Daemon:
         self._supervisor = Supervisor(
             self._reactor,
             lambda reactor, reaper: _make_launcher(reactor, reaper, options),
-            options.for_supervisor(),
+            options.for_supervisor(self._hidden),
             observation,
             add=add_tally,
             store=store,
@@ -292,7 +297,7 @@ class Daemon:
     def _adopted(self, revision: Revision) -> None:
         """Other options have come into force."""
         if revision.changed:
-            self._supervisor.reconfigure(self._options.for_supervisor())
+            self._supervisor.reconfigure(self._options.for_supervisor(self._hidden))
             self._sessions.reconfigure()
             self._router.log_limit = self._options.request_log_bytes
             self._watch_idleness()
