@@ -57,6 +57,7 @@ class Channel:
         self._lock = threading.RLock()
         self._answered = threading.Condition(self._lock)
         self._forsaken: set[int] = set()
+        self._held: set[int] = set()
         self._led = False
         self._reader_thread: int | None = None
         self._latest: int | None = None
@@ -124,6 +125,24 @@ class Channel:
         """Send one frame whole. A vanished supervisor raises ``OSError``."""
         with self._sending:
             self._sock.sendall(pack(kind, number, body))
+
+    def send_event(self, number: int, body: bytes) -> None:
+        """Send one event of request ``number``, once the supervisor takes it."""
+        if self._held:
+            with self._lock:
+                while number in self._held:
+                    self._answered.wait()
+        self.send(Kind.EVENT, number, body)
+
+    def hold(self, number: int) -> None:
+        """No event of request ``number`` is wanted before :meth:`let_go`."""
+        self._held.add(number)
+
+    def let_go(self, number: int) -> None:
+        """Its events are welcome again, or it has ended."""
+        with self._lock:
+            self._held.discard(number)
+            self._answered.notify_all()
 
     def send_many(self, frames: bytes) -> None:
         """Send frames already packed, with no other frame between them."""

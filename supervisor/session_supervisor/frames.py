@@ -15,6 +15,8 @@ kind        sent by    means
 ``ANSWER``  supervisor what came back for call ``number``: a piece of it, or all; body as it came
 ``COLLECT`` supervisor collect your garbage and say what you still hold
 ``CANCEL``  supervisor stop request ``number``, which is one of several under way
+``HOLD``    supervisor send no more events of request ``number``, which is one of several, before ``GO``
+``GO``      supervisor events of request ``number`` are welcome again
 ``READY``   worker     I can be assigned
 ``ASSIGNED`` worker    I am that session now (body: facts about me, opaque)
 ``REFUSED`` worker     I cannot become that session (body: UTF-8 reason); I am leaving
@@ -48,6 +50,8 @@ class Kind(enum.IntEnum):
     ANSWER = 6
     CANCEL = 7
     CONFINE = 8
+    HOLD = 9
+    GO = 10
     READY = 16
     ASSIGNED = 17
     REFUSED = 18

@@ -104,6 +104,7 @@ class WorkerHandle:
         self._killed = False
         self._last_label = ""
         self._parts: dict[int, Parts] = {}
+        self._held: set[int] = set()
         self._ladder: Timer | None = None
         self._last_words = LastWords()
         self._channel, self.child_channel = SupervisorChannel.pair(reactor)
@@ -273,9 +274,20 @@ class WorkerHandle:
         self.owner.worker_finished(self, request, parts, body)
 
     def _pause(self, request: Request) -> None:
-        """Its reader is slow: leave what comes next in the pipe, where it holds the worker back."""
-        self._channel.listen(None)
-        request.sink.on_writable(lambda: self._channel.listen(self._read))
+        """Its reader is slow: leave what comes next in the pipe, where it holds the worker back; or hold back
+        that request alone, if others run beside it."""
+        if self.threads == 1 or request.mutating:
+            self._channel.listen(None)
+            request.sink.on_writable(lambda: self._channel.listen(self._read))
+        elif request.number not in self._held:
+            self._held.add(request.number)
+            self.send(Kind.HOLD, request.number)
+            request.sink.on_writable(lambda: self._let_go(request.number))
+
+    def _let_go(self, number: int) -> None:
+        self._held.discard(number)
+        if self.state != DEAD:
+            self.send(Kind.GO, number)
 
     def _read_log(self) -> bool:
         """Take what is in the log pipe (it holds less than a chunk); whether there was anything."""

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,24 @@ def test_a_canary_that_would_be_what_everybody_has_is_no_false_alarm(monkeypatch
     with Client.spawn() as client:
         rows = verify_isolation.run(client, skip=["litellm"])
     assert [row for row in rows if row["leaked"] or row["changed"] or not row["planted"]] == []
+
+
+@pytest.mark.parametrize("said", ['framing = "packet4"', "ready = false"])
+def test_what_a_file_says_of_daemons_does_not_lock_out_our_own_tools(folder: Path, said: str) -> None:
+    (folder / "bridge.toml").write_text(said)
+    command = [sys.executable, "-m", "dspy_bridge.cli", "send", "--private", "ping"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_daemon_that_says_nothing_unasked_is_found_healthy(folder: Path) -> None:
+    path = folder / "s"
+    command = [sys.executable, "-m", "dspy_bridge.cli", "serve", "--socket", str(path), "--no-ready"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while cli("health", "--socket", str(path)).returncode != 0:
+            assert time.monotonic() < deadline
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0

@@ -72,6 +72,40 @@ def test_four_sleeps_of_a_second_take_little_more_than_one_and_pings_are_answere
     assert len(info["workers"]) == 1
 
 
+def test_a_client_that_does_not_read_holds_up_its_own_request_and_no_other(folder: Path) -> None:
+    flags = ["--socket", str(folder / "s"), "--stdio", "--allow-import", "tests.support"]
+    with Client.spawn(flags) as client, Client.connect(str(folder / "s")) as lazy:
+        start(client, "s")
+        (flood,) = begin(lazy, "s", "flood", items=3_000)  # some 30 MB, which the lazy one does not take
+        deadline = time.monotonic() + 20
+        while client.call("get_stats")["memory_mb"]["daemon"] < 20 and time.monotonic() < deadline:
+            pass
+        assert results(client, begin(client, "s", "sleep", 8, seconds=0.01))
+        (late,) = begin(lazy, "s", "flood", items=3_000)
+        client.call("ping", session="s")
+        assert client.call("session_info", session="s")["in_flight"] == 2
+        assert client.call("get_stats")["memory_mb"]["daemon"] < 60
+        items: dict[int, int] = {flood: 0, late: 0}
+        lazy.on_event = lambda frame: items.__setitem__(frame["id"], items[frame["id"]] + 1)
+        for one in (flood, late):
+            lazy.finish(one)
+        assert items == {flood: 3_000, late: 3_000}
+
+
+def test_a_request_that_is_held_up_can_be_stopped(folder: Path) -> None:
+    flags = ["--socket", str(folder / "s"), "--stdio", "--allow-import", "tests.support"]
+    with Client.spawn(flags) as client, Client.connect(str(folder / "s")) as lazy:
+        start(client, "s")
+        args = {"name": "flood", "args": {"items": 3_000}}
+        flood = lazy.start("call_tool", args, session="s", timeout_ms=1_000)
+        pid = client.call("session_info", session="s")["workers"][0]["pid"]
+        deadline = time.monotonic() + 20
+        while client.call("session_info", session="s")["in_flight"]:
+            assert time.monotonic() < deadline
+        assert lazy.reply(flood)["error"]["code"] == "timeout"
+        assert client.call("session_info", session="s")["workers"][0]["pid"] == pid
+
+
 def test_sixteen_threads_in_four_interpreters_serve_sixty_four_at_once(allowing: Client, session: str) -> None:
     start(allowing, session, threads=16, workers=4)
     opened = begin(allowing, session, "sleep", 64, seconds=1.5)

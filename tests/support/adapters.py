@@ -62,6 +62,7 @@ class Plain(Adapter):
         yield 1
         Point.model_validate({"x": "no number"})
 
+    @tool
     def nothing(self) -> None:
         pass
 
@@ -99,6 +100,12 @@ class Threaded(ThreadSafeAdapter):
             print(say)
         time.sleep(seconds)
         return threading.current_thread().name
+
+    @thread_safe_method
+    @tool(supports_streaming=True)
+    def flood(self, items: int) -> Iterator[str]:
+        for _ in range(items):
+            yield "x" * 10_000
 
     @thread_safe_method
     @tool

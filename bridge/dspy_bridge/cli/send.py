@@ -74,18 +74,21 @@ def _start_daemon(path: str) -> None:
     """A daemon in the background, of this user, that leaves after ten idle minutes."""
     log = Path(path).with_suffix(".log")
     try:
-        log_file = log.open("ab")
+        log_file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise TransportError(f"no daemon can be started: its log {log} cannot be written: {exc.strerror}") from None
-    with log_file:
+    command = [sys.executable, "-m", "dspy_bridge.cli", "serve", "--socket", path, "--framing", "lines"]
+    try:
         daemon = subprocess.Popen(
-            [sys.executable, "-m", "dspy_bridge.cli", "serve", "--socket", path, "--idle-exit-s", str(_IDLE_EXIT_S)],
+            [*command, "--idle-exit-s", str(_IDLE_EXIT_S)],
             stdin=subprocess.DEVNULL,
             stdout=log_file,
             stderr=log_file,
             start_new_session=True,
             cwd="/",
         )
+    finally:
+        os.close(log_file)
     deadline = time.monotonic() + _START_BOUND_S
     while time.monotonic() < deadline:
         if _listens(path):

@@ -26,7 +26,7 @@ CallCallback = Callable[[dict[str, Any]], Any]
 
 
 class Client:
-    """See the module. ``ready`` is the content of the ready frame."""
+    """See the module. ``ready``: what the daemon says of itself."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Client:
         self._ids = itertools.count(1)
         self._replies: dict[Any, dict[str, Any]] = {}
         try:
-            self.ready = wire.receive(time.monotonic() + start_timeout)
+            self.ready = wire.greet(start_timeout)
         except BaseException:
             wire.abandon()
             raise

@@ -14,7 +14,6 @@ import itertools
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -49,11 +48,11 @@ class _Hosted:
 
 
 class Engine:
-    """See the module. ``ready`` is the content of the ready frame."""
+    """See the module. ``ready``: what the daemon says of itself."""
 
     def __init__(self, wire: Wire) -> None:
         try:
-            self.ready = wire.receive(time.monotonic() + _START_S)
+            self.ready = wire.greet(_START_S)
         except BaseException:
             wire.abandon()
             raise

@@ -135,6 +135,10 @@ class ShuttingDown(CommandFailed):
     of_code = "shutting_down"
 
 
+class VersionConflict(CommandFailed):
+    of_code = "version_conflict"
+
+
 class Unsupported(CommandFailed):
     of_code = "unsupported"
 

@@ -38,7 +38,8 @@ class Wire:
     def spawn(cls, arguments: Sequence[str] = (), *, stderr: int | None = None) -> Wire:
         """Start a private daemon with these flags of ``bridge-cli serve``; it ends with this process."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "dspy_bridge.cli", "serve", *arguments],
+            # Whatever a file or the environment says of other daemons: this one's frames are lines.
+            [sys.executable, "-m", "dspy_bridge.cli", "serve", *arguments, "--framing", "lines"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -113,6 +114,17 @@ class Wire:
         except jsonlib.JSONDecodeError as exc:
             raise TransportError(f"what was received is no frame of a daemon: {exc}") from None
         return frame
+
+    def greet(self, timeout: float) -> dict[str, Any]:
+        """What the daemon says of itself, asked, for not every one says so unasked. Raises
+        :class:`TransportError`."""
+        deadline = time.monotonic() + timeout
+        self.send(b'{"id":"hello","command":"hello"}')
+        while (frame := self.receive(deadline)).get("id") != "hello":
+            if frame.get("event") == "fatal":
+                raise TransportError(f"the daemon cannot start: {frame['message']}")
+        ready: dict[str, Any] = frame["result"]
+        return ready
 
     def end(self) -> None:
         """Say that no more is sent, and that nothing more is wanted of a shared daemon. Idempotent."""

@@ -58,6 +58,10 @@ def serve(channel: Channel, gate: InterruptGate) -> None:
                 threads.serve_here(number, call)
             else:
                 threads.serve(number, call)
+        elif kind is Kind.HOLD:
+            channel.hold(number)
+        elif kind is Kind.GO:
+            channel.let_go(number)
         elif kind is Kind.CANCEL:
             assert threads is not None
             threads.cancel(number)

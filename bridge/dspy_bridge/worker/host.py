@@ -27,7 +27,7 @@ class Host:
         """Send one event of the request under way; after its end, nothing. ``data`` must be JSON-able."""
         serving = self._channel.under_way() if self._channel is not None else None
         if self._channel is not None and serving is not None:
-            self._channel.send(Kind.EVENT, serving, event_tail(event, data))
+            self._channel.send_event(serving, event_tail(event, data))
 
     def trace(self, span: list[Any]) -> None:
         """Tell the daemon, not the host, what the request under way did."""
