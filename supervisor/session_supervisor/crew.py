@@ -128,6 +128,7 @@ class Crew:
         snapshot = self.session.snapshot
         news = snapshot.since(worker.version)
         worker.version = snapshot.version
+        worker.overtaken.update(worker.in_flight)
         worker.send(Kind.LOAD, snapshot.version, encode_parts(news))
 
     # -- waking --------------------------------------------------------------------------------
@@ -374,13 +375,11 @@ class Crew:
     def worker_finished(self, worker: WorkerHandle, request: Request, parts: Parts, reply: bytes) -> None:
         session = self.session
         request.decided()
-        current = worker.version == session.snapshot.version
         if parts or session.options.durable:
-            session.commit(parts, functools.partial(self._acknowledge, request, reply))
+            self._commit(worker, parts, functools.partial(self._acknowledge, request, reply))
         else:
             request.finish_with(reply)
-        if current:
-            worker.version = session.snapshot.version
+        worker.overtaken.discard(request.number)
         if request is self._mutation:
             self._mutation = None
         self._after_request(worker)
@@ -390,6 +389,7 @@ class Crew:
         if request is self._mutation:
             self._mutation = None
         request.finish_failed(request.stopping)
+        worker.overtaken.discard(request.number)
         self._after_request(worker)
 
     def _after_request(self, worker: WorkerHandle) -> None:
@@ -411,9 +411,14 @@ class Crew:
             request.finish_failed(failure)
 
     def worker_checkpoint(self, worker: WorkerHandle, parts: Parts) -> None:
+        self._commit(worker, parts, lambda _failure: None)
+
+    def _commit(self, worker: WorkerHandle, parts: Parts, done: Done) -> None:
+        """Take over what ``worker`` has changed. It is as new as the snapshot then, if it was before, and if no
+        news can have crossed its changes on the way: otherwise it is told again."""
         snapshot = self.session.snapshot
-        current = worker.version == snapshot.version
-        self.session.commit(parts, lambda _failure: None)
+        current = worker.version == snapshot.version and not worker.overtaken
+        self.session.commit(parts, done)
         if current:
             worker.version = snapshot.version
 

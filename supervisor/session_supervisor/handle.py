@@ -96,6 +96,9 @@ class WorkerHandle:
         """Bytes of private memory when it began to serve, where that is measured; :attr:`memory` is
         what it had when it was last looked at."""
         self.memory: int | None = None
+        self.overtaken: set[int] = set()
+        """Requests that were in flight when news was sent to it: what they change may have been changed before
+        the news arrived there."""
         self._reactor = reactor
         self._reaper = reaper
         self._grace = grace

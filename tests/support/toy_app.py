@@ -107,6 +107,12 @@ class Toy:
             name, value = argument.split("=")
             self.parts[name] = self.changed[name] = value.encode()
             return "put"
+        if verb == "sleep-put":
+            seconds, said = argument.split(" ")
+            time.sleep(float(seconds))
+            name, value = said.split("=")
+            self.parts[name] = self.changed[name] = value.encode()
+            return "put"
         if verb == "hold":  # so many MiB, really touched
             self.held = os.urandom(int(argument) << 20)
             return "held"
