@@ -57,3 +57,33 @@ def test_what_a_daemon_keeps_is_its_owners_alone(folder: Path, monkeypatch: pyte
         assert list(root.iterdir()), "the session has a folder of its own"
         kept = [root, state, *state.iterdir(), log]
         assert [str(one) for one in kept if one.stat().st_mode & 0o077] == []
+
+
+# -- variables -------------------------------------------------------------------------------------
+
+
+def configured(client: Client, variable: str, **start: Any) -> str:
+    """What becomes of a model whose key is to be read from ``variable``."""
+    lm = {"model": "openai/m", "api_base": "http://127.0.0.1:9/v1", "api_key_env": variable}
+    reply = client.reply(client.start("start_session", {"lm": lm, **start}, session="s"))
+    client.call("end_session", session="s")
+    return "success" if reply["success"] else str(reply["error"]["code"])
+
+
+def test_a_models_key_is_read_only_from_variables_the_operator_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DB_PASSWORD", "MY_API_KEY"):
+        monkeypatch.setenv(name, "from the daemon")
+    with Client.spawn() as client:
+        assert configured(client, "MY_API_KEY") == "success"
+        assert configured(client, "DB_PASSWORD") == "unsupported"
+        assert configured(client, "DB_PASSWORD", env={"DB_PASSWORD": "the host's own"}) == "success"
+    with Client.spawn(["--allow-key-env", "DB_*"]) as client:
+        assert configured(client, "DB_PASSWORD") == "success"
+        assert configured(client, "MY_API_KEY") == "unsupported"
+
+
+@pytest.mark.parametrize("name", ["LD_PRELOAD", "DYLD_INSERT_LIBRARIES", "SSLKEYLOGFILE"])
+def test_variables_that_load_libraries_or_write_files_are_refused(daemon: Client, name: str) -> None:
+    reply = daemon.reply(daemon.start("start_session", {"env": {name: "/tmp/x"}}, session="refused"))
+    assert reply["error"]["code"] == "invalid_args"
+    assert name in reply["error"]["message"]

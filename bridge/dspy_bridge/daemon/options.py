@@ -67,6 +67,10 @@ class DaemonOptions(BaseModel):
         "", description="Folders sessions find those packages in, separated by commas, after what is installed."
     )
     allow_data: str = Field("", description="Folders sessions may read and write data in, separated by commas.")
+    allow_key_env: str = Field(
+        "*KEY*,*TOKEN*",
+        description="Variables of the daemon that keys of models may be read from: patterns, separated by commas.",
+    )
     allow_local_interpreter: bool = Field(
         False, description="Run code that models write in an unprotected interpreter of the session's account."
     )
@@ -191,6 +195,7 @@ class DaemonOptions(BaseModel):
             told["import_path"] = [str(Path(name).absolute()) for name in _listed(self.import_path)]
         if self.allow_data:
             told["allow_data"] = _listed(self.allow_data)
+        told["allow_key_env"] = _listed(self.allow_key_env)
         if self.shared_cache:
             told["shared_cache"] = str(Path(self.shared_cache).absolute())
         if self.thread_safety_check:

@@ -61,10 +61,22 @@ def _enough(value: int | None) -> int | None:
     return value
 
 
+def _harmless(name: str) -> str:
+    if name == "SSLKEYLOGFILE" or name.startswith(("LD_", "DYLD_")):
+        raise ValueError(f"{name} would have libraries loaded, or files written, that no option allows")
+    return name
+
+
+Variable = Annotated[str, AfterValidator(_harmless)]
+"""Name of an environment variable that a host may set."""
+
+
 class StartSessionArgs(Args):
     """What is left out is as the daemon's options say; 0 means never or no limit."""
 
-    env: dict[str, str] = Field(default_factory=dict, description="Environment variables, beside the daemon's own.")
+    env: dict[Variable, str] = Field(
+        default_factory=dict, description="Environment variables, beside the daemon's own."
+    )
     cwd: str | None = Field(None, description="Working directory (default: the daemon's).")
     lm: LMConfig | None = Field(None, description="As the arguments of configure_lm.")
     settings: SettingsArgs | None = Field(None, description="As the arguments of configure.")

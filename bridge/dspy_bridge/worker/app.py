@@ -24,6 +24,7 @@ from dspy_bridge.protocol import envelope
 from dspy_bridge.protocol.commands import COMMANDS
 from dspy_bridge.protocol.envelope import Call
 from dspy_bridge.protocol.errors import BridgeError
+from dspy_bridge.worker import keys
 from dspy_bridge.worker.caching import use_cache
 from dspy_bridge.worker.exceptions import to_bridge_error
 from dspy_bridge.worker.host import Host
@@ -98,7 +99,9 @@ def _facts() -> dict[str, Any]:
 
 def _become(birth: Mapping[str, Any], host: Host) -> SessionRuntime:
     """Take on the environment, folders and state of the session."""
-    os.environ.update(birth.get("env") or {})
+    own = birth.get("env") or {}
+    os.environ.update(own)
+    keys.allow(birth.get("allow_key_env", ()), own)
     os.environ["TMPDIR"] = birth["scratch"]
     tempfile.tempdir = None
     sys.path += birth.get("import_path", ())

@@ -12,6 +12,7 @@ from dspy.utils.exceptions import LMError
 from dspy_bridge.protocol.arguments import validate
 from dspy_bridge.protocol.errors import BridgeError
 from dspy_bridge.protocol.lm_config import LMConfig, full_model
+from dspy_bridge.worker import keys
 from dspy_bridge.worker.configured import Configured
 from dspy_bridge.worker.host import Host
 from dspy_bridge.worker.host_lm import HostLM
@@ -33,7 +34,7 @@ def build_lm(
     """The model ``config`` (of the shape of :class:`LMConfig`) names. Calls nothing yet.
 
     Raises ``invalid_args``; ``lm_not_configured`` when the variable ``api_key_env`` names is not set;
-    ``unsupported`` for ``local`` without its extra.
+    ``unsupported`` for a variable that is not allowed, and for ``local`` without its extra.
     """
     validate(LMConfig, dict(config), where="lm")
     for name in _REFUSED:
@@ -63,12 +64,13 @@ def build_lm(
 
 def key_of_environment(config: Mapping[str, Any], what: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """``config`` without its nulls, the key that ``api_key_env`` names in its place. Raises ``invalid_args``,
-    ``lm_not_configured``."""
+    ``lm_not_configured``, ``unsupported``."""
     given = {name: value for name, value in config.items() if value is not None}
     variable = given.pop("api_key_env", None)
     if variable is not None:
         if "api_key" in given:
             raise bad(f"{what}.api_key_env", "give api_key or api_key_env, not both")
+        keys.check(variable)
         if not environ.get(variable):
             message = f"the environment variable {variable!r}, which is to hold the key, is not set"
             raise BridgeError("lm_not_configured", message, details={"api_key_env": variable})
