@@ -229,7 +229,7 @@ def test_several_clients_of_a_socket_replay_in_the_order_they_spoke(folder: Path
     assert set(opened) == {"client"}
     assert {"at", "stop"} in [set(line) for line in lines(file)]
     report = replay(file)
-    assert (report["equal"], report["requests"]) == (8, 8)
+    assert (report["equal"], report["requests"]) == (11, 11)
 
 
 def _connects(path: Path) -> bool:

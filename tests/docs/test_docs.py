@@ -149,6 +149,7 @@ def test_pages_name_only_flags_that_exist(file: Path) -> None:
     known |= {"--sort", "--interval", "--once", "--trace", "--output"}
     known |= {"--libs", "--strict", "--json", "--help", "--stdio", "--bridge-socket"}
     known |= {"--trust", "--secret", "--timeout"}
+    known |= {"--adapter"}  # of Snakepit
     known |= {"--noEmit", "--strict", "--user", "--now"}  # of tools the examples' readers use
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", file.read_text())) <= known
 

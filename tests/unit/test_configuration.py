@@ -115,7 +115,9 @@ def test_an_option_that_goes_back_to_its_default_keeps_saying_where_its_value_is
 
 def test_every_option_says_what_a_change_of_it_takes() -> None:
     fixed = {name for name in DaemonOptions.model_fields if DaemonOptions.change(name) == "restart"}
-    assert fixed == {"framing", "launcher", "max_frame", "state_dir", "state_sync"}
+    of_the_wire = {"framing", "launcher", "max_frame", "state_dir", "state_sync"}
+    of_what_watches = {"trace_file", "otel", "metrics_port", "record"}
+    assert fixed == of_the_wire | of_what_watches | {"harden", "uid_range"}
 
 
 def test_no_setting_of_a_session_is_taken_for_an_option_of_the_daemon() -> None:
