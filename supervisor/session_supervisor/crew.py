@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from session_supervisor.arrivals import Arrivals
 from session_supervisor.failures import (
     DeathCertificate,
     Failure,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 Done = Callable[["Failure | None"], None]
 
-_ATTEMPTS = 3
 _TURN_S = 1.0
 """How long a session may keep its workers between requests while others wait for a place."""
 
@@ -59,13 +59,9 @@ class Crew:
         self._handles: set[WorkerHandle] = set()
         # Workers that have been replaced while they still ran requests.
         self._outgoing: set[WorkerHandle] = set()
-        # Workers being assigned, each with the one it is to replace (None: it adds to them).
-        self._newcomers: dict[WorkerHandle, WorkerHandle | None] = {}
-        self._arriving = 0
-        self._stillbirths = 0  # in a row
+        self._arrivals = Arrivals(self, surroundings)
         self._turn_began = 0.0
         self._idleness = Idleness(session, surroundings.reactor, self._hibernate_idle)
-        self._when_live: list[Done] = []
 
     @property
     def queued(self) -> int:
@@ -80,13 +76,13 @@ class Crew:
         version = self.session.snapshot.version
         for worker in self.workers:
             if worker.state == IDLE and worker.version < version:
-                self._bring_up_to_date(worker)
+                self.bring_up_to_date(worker)
         return min((worker.version for worker in self._handles), default=version)
 
     @property
     def at_rest(self) -> bool:
         """Nobody waits for anything of it."""
-        return not (self._queue or self._when_live or self._succession.awaited or self.in_flight)
+        return not (self._queue or self._arrivals.awaited or self._succession.awaited or self.in_flight)
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -109,14 +105,14 @@ class Crew:
         while self._queue and self._mutation is None:
             worker = self._free_worker(alone=self._queue.head.mutating)
             if worker is None:
-                if len(self.workers) + self._arriving < self.session.options.workers:
-                    self._wake()
+                if len(self.workers) + self._arrivals.count < self.session.options.workers:
+                    self._arrivals.begin()
                 return
             head = self._queue.take()
             if head.mutating:
                 self._mutation = head
             if worker.version < self.session.snapshot.version:
-                self._bring_up_to_date(worker)
+                self.bring_up_to_date(worker)
             worker.serve(head)
 
     def _free_worker(self, *, alone: bool) -> WorkerHandle | None:
@@ -124,7 +120,8 @@ class Crew:
         free = [one for one in self.workers if (one.lifecycle.state == IDLE if alone else one.has_room)]
         return min(free, key=lambda one: len(one.in_flight), default=None)
 
-    def _bring_up_to_date(self, worker: WorkerHandle) -> None:
+    def bring_up_to_date(self, worker: WorkerHandle) -> None:
+        """Tell it what has changed since it was last told."""
         snapshot = self.session.snapshot
         news = snapshot.since(worker.version)
         worker.version = snapshot.version
@@ -134,122 +131,69 @@ class Crew:
     # -- waking --------------------------------------------------------------------------------
 
     def ensure_live(self, done: Done) -> None:
-        self._when_live.append(done)
-        if not self._arriving:
-            self._wake()
-
-    def _wake(self) -> None:
-        if self.session.state == COLD:
-            self.session.lifecycle.to(WAKING)
-        self._arriving += 1
-        self._surroundings.residency.claim(self)
+        self._arrivals.ensure_live(done)
 
     def place_granted(self) -> bool:
         """See :class:`.residency.Resident`."""
-        if self.session.state == ENDING or not (self._queue or self._when_live):
-            # Whoever wanted it has given up meanwhile.
-            self._arriving -= 1
-            self._fall_cold()
-            self.settle()
-            return False
-        self._surroundings.pool.acquire(self._arrived)
-        return True
+        return self._arrivals.place_granted()
 
-    def _arrived(self, result: WorkerHandle | WorkerStartFailed) -> None:
-        if isinstance(result, WorkerStartFailed):
-            self._wake_failed(result)
-        elif self.session.state == ENDING:
-            self._surroundings.pool.release(result)
-            self._wake_failed(WorkerStartFailed("the session has ended"))
-        else:
-            self.assign(result, None)
+    def assign(self, worker: WorkerHandle, replaces: WorkerHandle) -> None:
+        """Have ``worker`` become the session, to succeed ``replaces``."""
+        self._arrivals.assign(worker, replaces)
 
-    def assign(self, worker: WorkerHandle, replaces: WorkerHandle | None) -> None:
-        """Have ``worker`` become the session; with ``replaces``, to succeed that one."""
+    def take_on(self, worker: WorkerHandle) -> None:
+        """It is ours to see off from now on."""
         worker.owner = self
         worker.threads = self.session.options.threads
-        self._newcomers[worker] = replaces
         self._handles.add(worker)
-        self._surroundings.scratch.make(self.session.folder_name, self.session.uid)
-        self._surroundings.confine(self.session, worker)
-        worker.send(Kind.ASSIGN, 0, self.session.birth)
-        self._surroundings.observer.worker_assigned(worker.pid, self.session.id)
-        if self.session.snapshot.version:
-            self._bring_up_to_date(worker)
 
-    def worker_assigned(self, worker: WorkerHandle) -> None:
-        if worker not in self._newcomers:
-            return
-        old = self._newcomers.pop(worker)
-        self._stillbirths = 0
-        if old is not None and not self._succession.replaces(old):
-            # The one it was to replace has died, and that loss has been made good or is about to be;
-            # or the session is ending.
-            self._dismiss(worker)
-            self.settle()
-            return
-        self._succession.begin_service(worker)
-        if self.session.options.measured:
-            self._surroundings.inspector.watch(worker, self.session.folder, self._oversight.measured)
-        if old is not None:
-            self._succession.ready(old, worker)
-            return
-        self._arriving -= 1
+    def joined(self, worker: WorkerHandle) -> None:
+        """One more serves."""
+        self._begin_service(worker)
         self.workers.append(worker)
         if self.session.state == WAKING:
             self.session.lifecycle.to(LIVE)
             self._turn_began = time.monotonic()
         self._idleness.watch()
-        self._tell_live(None)
+        self._arrivals.tell_live(None)
         self._succession.advance()
         self.pump()
         self.settle()
 
-    def worker_refused(self, worker: WorkerHandle, reason: str) -> None:
-        self._lost_newcomer(worker, WorkerStartFailed(reason))
-        worker.kill()
-
-    def _lost_newcomer(self, worker: WorkerHandle, failure: WorkerStartFailed) -> None:
-        """A worker that never came to serve is gone or going."""
-        if worker in self._newcomers:
-            old = self._newcomers.pop(worker)
-            if old is None:
-                self._wake_failed(failure)
-            else:
-                self._succession.failed(old, failure)
-
-    def _stillborn(self, worker: WorkerHandle, failure: WorkerStartFailed) -> None:
-        """A newcomer has died. Nothing was done on it yet: another is tried, but not for ever."""
-        self._stillbirths += 1
-        if self._newcomers[worker] is None and self._stillbirths < _ATTEMPTS and self.session.state != ENDING:
-            del self._newcomers[worker]
-            self._surroundings.pool.acquire(self._arrived)
+    def successor_ready(self, old: WorkerHandle, worker: WorkerHandle) -> None:
+        """``worker`` can take the place of ``old``."""
+        if self._succession.replaces(old):
+            self._begin_service(worker)
+            self._succession.ready(old, worker)
         else:
-            self._lost_newcomer(worker, failure)
+            # The one it was to replace has died, and that loss has been made good or is about to be;
+            # or the session is ending.
+            self._dismiss(worker)
+            self.settle()
 
-    def _wake_failed(self, failure: WorkerStartFailed) -> None:
-        self._arriving -= 1
-        self._surroundings.residency.give_back()
-        if not self.workers and not self._arriving:
-            self._fall_cold()
-            self._queue.fail(failure)
-            self._tell_live(failure)
-        self.settle()
+    def successor_failed(self, old: WorkerHandle, failure: WorkerStartFailed) -> None:
+        """There is nobody to take the place of ``old``."""
+        self._succession.failed(old, failure)
 
-    def _fall_cold(self) -> None:
+    def _begin_service(self, worker: WorkerHandle) -> None:
+        self._succession.begin_service(worker)
+        if self.session.options.measured:
+            self._surroundings.inspector.watch(worker, self.session.folder, self._oversight.measured)
+
+    def cannot_wake(self, failure: WorkerStartFailed) -> None:
+        """Nobody serves, and nobody will: what waits fails."""
+        self.fall_cold()
+        self._queue.fail(failure)
+
+    def fall_cold(self) -> None:
         """Nobody serves the session any more, or nobody is on the way to do so."""
         lifecycle = self.session.lifecycle
         if not self.workers and lifecycle.state == LIVE:
             lifecycle.to(COLD)
-            if self._arriving:
+            if self._arrivals.count:
                 lifecycle.to(WAKING)
-        elif not self._arriving and lifecycle.state == WAKING:
+        elif not self._arrivals.count and lifecycle.state == WAKING:
             lifecycle.to(COLD)
-
-    def _tell_live(self, failure: Failure | None) -> None:
-        waiting, self._when_live = self._when_live, []
-        for done in waiting:
-            done(failure)
 
     # -- recycling -----------------------------------------------------------------------------
 
@@ -294,12 +238,12 @@ class Crew:
         """Something has ended: what follows if nothing is left to do."""
         if not self.at_rest or self.session.crew is not self:
             return
-        if self._arriving:
-            self._arriving -= self._surroundings.residency.withdraw(self)
-            self._fall_cold()
+        if self._arrivals.count:
+            self._arrivals.withdraw()
+            self.fall_cold()
         if self._surroundings.draining:
             self._surroundings.session_rested(self.session)
-        if not self._handles and not self._arriving and not self._succession.active:
+        if not self._handles and not self._arrivals.count and not self._succession.active:
             self._surroundings.residency.stir(self)
             self._idleness.stop()
             self.session.disbanded()
@@ -307,8 +251,8 @@ class Crew:
             self._surroundings.residency.rest(self)
 
     def _may_hibernate(self) -> bool:
-        settled = len(self._handles) == len(self.workers) and not self._arriving and not self._succession.active
-        return self.session.state == LIVE and settled
+        under_way = self._arrivals.count or self._succession.active
+        return self.session.state == LIVE and len(self._handles) == len(self.workers) and not under_way
 
     def give_way(self) -> None:
         """Hibernate: let every worker go. Only for a crew that rests."""
@@ -334,7 +278,7 @@ class Crew:
             self.workers.remove(worker)
             self._dismiss(worker)
             self._succession.worker_lost(worker)
-            self._fall_cold()
+            self.fall_cold()
             self._surroundings.residency.give_back()
 
     def _hibernate_idle(self) -> bool:
@@ -352,9 +296,9 @@ class Crew:
     def end(self, failure: Failure) -> None:
         """The session ends: so does everything of it."""
         self._surroundings.residency.stir(self)
-        self._arriving -= self._surroundings.residency.withdraw(self)
+        self._arrivals.withdraw()
         self._queue.fail(failure)
-        self._tell_live(failure)
+        self._arrivals.tell_live(failure)
         self._succession.end(failure)
         for worker in list(self._handles):
             for request in worker.in_flight.values():
@@ -367,6 +311,13 @@ class Crew:
         self.settle()
 
     # -- a worker's owner ----------------------------------------------------------------------
+
+    def worker_assigned(self, worker: WorkerHandle) -> None:
+        self._arrivals.assigned(worker)
+
+    def worker_refused(self, worker: WorkerHandle, reason: str) -> None:
+        self._arrivals.refused(worker, reason)
+        worker.kill()
 
     def worker_ready(self, worker: WorkerHandle) -> None:
         """Only a spare says this; saying it twice is a fault."""
@@ -448,10 +399,8 @@ class Crew:
         self._outgoing.discard(worker)
         if self._mutation is not None and not any(self._mutation.number in w.in_flight for w in self._handles):
             self._mutation = None
-        if worker in self._newcomers:
-            detail = f"; its last words: {certificate.last_output}" if certificate.last_output else ""
-            reason = f"the interpreter {certificate.describe()} while it was assigned{detail}"
-            self._stillborn(worker, WorkerStartFailed(reason))
+        if worker in self._arrivals:
+            self._arrivals.died(worker, certificate)
         elif worker in self.workers:
             self._lost_worker(worker, certificate)
         else:
@@ -471,4 +420,4 @@ class Crew:
             self._succession.advance()
         else:
             self._surroundings.residency.give_back()
-        self._fall_cold()
+        self.fall_cold()

@@ -308,8 +308,8 @@ def test_a_killed_batch_calls_the_model_no_more(daemon: Client, over_http: str, 
     endpoint.wait_for_requests(6)
     daemon.call("cancel", {"request_id": number})
     assert daemon.reply(number)["error"]["code"] == "cancelled"
-    counted = len(endpoint.requests)
     endpoint.wait_until(lambda: endpoint.in_flight == 0)
+    counted = len(endpoint.requests)
     assert run(daemon, over_http, "qa", question="q after")["answer"] == "fine"
     assert len(endpoint.requests) == counted + 1
 

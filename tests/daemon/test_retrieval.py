@@ -230,7 +230,12 @@ def test_the_scripted_embedder_brings_near_what_shares_words() -> None:
             "invalid_args",
             "one of its own",
         ),
-        ("configure_embedder", {"model": "openai/e", "api_key_env": "NOT_SET_AT_ALL"}, "lm_not_configured", "NOT_SET"),
+        (
+            "configure_embedder",
+            {"model": "openai/e", "api_key_env": "KEY_NOT_SET_AT_ALL"},
+            "lm_not_configured",
+            "NOT_SET",
+        ),
         ("configure_embedder", {"model": "openai/e", "batch_size": 0}, "invalid_args", "batch_size"),
     ],
 )

@@ -146,7 +146,7 @@ def test_a_session_has_its_own_environment_and_folder(daemon: Client, session: s
 
 
 def test_a_session_that_could_not_start_does_not_exist(daemon: Client) -> None:
-    args = {"lm": {"model": "openai/x", "api_key_env": "SURELY_NOT_SET"}}
+    args = {"lm": {"model": "openai/x", "api_key_env": "SURELY_NOT_SET_KEY"}}
     assert code_of(daemon, "start_session", args, session="stillborn") == "lm_not_configured"
     assert code_of(daemon, "session_info", session="stillborn") == "session_not_found"
 

@@ -9,14 +9,12 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from dspy_bridge.daemon.configuration import Configuration, Revision
-from dspy_bridge.daemon.connection import Connection
 from dspy_bridge.daemon.control import Control, installed_version
-from dspy_bridge.daemon.descriptors import pollable_input
 from dspy_bridge.daemon.health import Watchdog
-from dspy_bridge.daemon.listener import Listener
+from dspy_bridge.daemon.hosts import Hosts
 from dspy_bridge.daemon.metrics_port import MetricsPort
 from dspy_bridge.daemon.notify import Notifier
 from dspy_bridge.daemon.observation import Observation
@@ -29,10 +27,7 @@ from dspy_bridge.daemon.sessions import Sessions
 from dspy_bridge.daemon.telemetry import start_telemetry
 from dspy_bridge.daemon.trace_file import TraceFile
 from dspy_bridge.daemon.tracing import Tracer
-from dspy_bridge.protocol import envelope
-from dspy_bridge.protocol.codec import Framing
 from dspy_bridge.protocol.snapshot_parts import add_tally
-from session_supervisor.failures import RequestCancelled
 from session_supervisor.launchers.base import Application, Launcher
 from session_supervisor.launchers.fork import ForkLauncher
 from session_supervisor.launchers.spawn import SpawnLauncher
@@ -41,7 +36,6 @@ from session_supervisor.reactor import Reactor
 from session_supervisor.reaper import Reaper
 from session_supervisor.store import Store
 from session_supervisor.supervisor import Supervisor
-from session_supervisor.timers import Timer
 
 logger = logging.getLogger(__name__)
 
@@ -141,11 +135,7 @@ class Daemon:
         self._watchdog = self._control.watchdog = Watchdog(self._reactor)
         self._consumers: list[Consumer] = []
         self._recorder: Recorder | None = None
-        self._primary: Connection | None = None
-        self._connections: set[Connection] = set()
-        self._listener: Listener | None = None
-        self._half_closed: dict[Connection, Timer] = {}
-        self._idle_timer: Timer | None = None
+        self._hosts = Hosts(self._reactor, configuration, self._router, self._control.ready, self.shut_down)
         self._exit = Exit.OK
 
     @property
@@ -170,89 +160,21 @@ class Daemon:
             pages = {"/metrics": self._control.metrics_page, "/health": self._control.health_page}
             self._consumers.append(MetricsPort(self._reactor, options.metrics_port, pages))
 
-    # -- transports ----------------------------------------------------------------------------
-
     def record(self) -> None:
-        """Write down what is said from now on. Raises :class:`RecordingRefused`, ``OSError``."""
+        """Write down what is said from now on; before anybody is served. Raises :class:`RecordingRefused`,
+        ``OSError``."""
         versions = {f"{name}_version": installed_version(of) for name, of in _RECORDED_VERSIONS.items()}
-        self._recorder = Recorder(self._options, versions, len(self._supervisor.sessions))
+        self._recorder = self._hosts.recorder = Recorder(self._options, versions, len(self._supervisor.sessions))
+
+    # -- transports ----------------------------------------------------------------------------
 
     def serve_descriptors(self, read_fd: int, write_fd: int) -> None:
         """Serve one host on two descriptors; the daemon ends with its input."""
-        self._primary = self._connect(pollable_input(read_fd), write_fd, "primary")
+        self._hosts.serve_descriptors(read_fd, write_fd)
 
     def serve_socket(self, path: str) -> None:
         """Serve any number of clients on a Unix socket. Raises :class:`SocketInUse`, ``OSError``."""
-        self._listener = Listener(self._reactor, path, self._accept)
-
-    def _connect(self, read_fd: int, write_fd: int, kind: Literal["primary", "client"]) -> Connection:
-        framing: Framing = self._options.framing
-        connection = Connection(
-            self._reactor,
-            read_fd,
-            write_fd,
-            framing=framing,
-            max_frame=self._options.max_frame,
-            on_frames=self._router.take,
-            on_input_end=self._input_ended,
-            on_lost=self._lost,
-            tap=self._recorder.tap(kind) if self._recorder is not None else None,
-        )
-        connection.knows_protocol = self._options.ready
-        self._connections.add(connection)
-        return connection
-
-    def _accept(self, fd: int) -> None:
-        connection = self._connect(fd, fd, "client")
-        self._welcome(connection)
-        self._watch_idleness()
-
-    def _welcome(self, connection: Connection) -> None:
-        if self._options.ready:
-            connection.send(envelope.daemon_event("ready", self._control.ready()))
-        connection.start_reading()
-
-    # -- the end of a host ---------------------------------------------------------------------
-
-    def _input_ended(self, connection: Connection) -> None:
-        if connection is self._primary:
-            self.shut_down()
-        else:
-            self._await_answers(connection)
-
-    def _await_answers(self, connection: Connection) -> None:
-        """A client sends no more. If it still reads it gets its answers; if it is gone they are stopped."""
-        if connection.hung_up():
-            self._lost(connection)
-        elif not self._router.of(connection):
-            connection.when_flushed(lambda: self._disconnect(connection))
-        else:
-            self._half_closed[connection] = self._reactor.call_later(0.1, lambda: self._await_answers(connection))
-
-    def _lost(self, connection: Connection) -> None:
-        """Nobody will read the answers: what still works on them is stopped."""
-        for opened in self._router.of(connection):
-            self._router.stop(opened, RequestCancelled("its host has gone"))
-        if connection is self._primary:
-            self.shut_down()
-        else:
-            self._disconnect(connection)
-
-    def _disconnect(self, connection: Connection) -> None:
-        connection.close()
-        self._connections.discard(connection)
-        timer = self._half_closed.pop(connection, None)
-        if timer is not None:
-            timer.cancel()
-        self._watch_idleness()
-
-    def _watch_idleness(self) -> None:
-        """Exit after ``idle_exit_s`` without a client, for daemons nobody started on purpose."""
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
-        if self._options.idle_exit_s and not self._connections:
-            self._idle_timer = self._reactor.call_later(self._options.idle_exit_s, self.shut_down)
+        self._hosts.serve_socket(path)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -266,8 +188,7 @@ class Daemon:
         self._watchdog.stop()
         for consumer in self._consumers:
             consumer.close()
-        for connection in list(self._connections):
-            connection.close()
+        self._hosts.close()
         if self._recorder is not None:
             self._recorder.close()
         self._reactor.close()
@@ -277,16 +198,11 @@ class Daemon:
         """It cannot serve after all: let go of what was begun for it."""
         for consumer in self._consumers:
             consumer.close()
-        if self._listener is not None:
-            self._listener.close()
+        self._hosts.refuse()
         self._supervisor.abandon()
 
     def _ready(self) -> None:
-        if self._primary is not None:
-            self._welcome(self._primary)
-        if self._listener is not None:
-            self._listener.start()
-            self._watch_idleness()
+        self._hosts.start()
         self._notifier.tell("READY=1")
         self._reloading.allow()
         # What is here now stays. Without it, a full collection looks only at what sessions have left behind,
@@ -300,18 +216,15 @@ class Daemon:
             self._supervisor.reconfigure(self._options.for_supervisor(self._hidden))
             self._sessions.reconfigure()
             self._router.log_limit = self._options.request_log_bytes
-            self._watch_idleness()
+            self._hosts.watch_idleness()
 
     def _announce_reload(self, facts: dict[str, Any]) -> None:
-        for connection in self._connections:
-            if connection.knows_protocol and not connection.lost:
-                connection.send(envelope.daemon_event("reloaded", facts))
+        self._hosts.announce("reloaded", facts)
 
     def _cannot_start(self, reason: str) -> None:
         # The host sees why on its own wire, the operator on stderr.
         sys.stderr.write(f"dspy-bridge cannot start: {reason.rstrip()}\n")
-        if self._primary is not None:
-            self._primary.send(envelope.daemon_event("fatal", {"code": "worker_start_failed", "message": reason}))
+        self._hosts.tell_primary("fatal", {"code": "worker_start_failed", "message": reason})
         self._exit = Exit.PRELOAD_FAILED
         self.shut_down()
 
@@ -330,22 +243,10 @@ class Daemon:
         if self._supervisor.draining:
             return
         self._notifier.tell("STOPPING=1")
-        if self._listener is not None:
-            self._listener.close()
+        self._hosts.refuse()
         self._supervisor.drain(self._drained)
 
     def _drained(self) -> None:
         """Every process has gone and every request is answered: see the last answers off, then stop."""
-        pending = [connection for connection in self._connections if not connection.lost]
-        remaining = len(pending) + 1
-
-        def one_flushed() -> None:
-            nonlocal remaining
-            remaining -= 1
-            if not remaining:
-                self._reactor.stop()
-
-        for connection in pending:
-            connection.when_flushed(one_flushed)
         self._reactor.call_later(_LAST_WORDS_S, self._reactor.stop)
-        one_flushed()
+        self._hosts.when_flushed(self._reactor.stop)
