@@ -87,7 +87,7 @@ def test_a_session_ends_with_its_block_also_after_an_error(bridge: Bridge) -> No
     assert "short" not in [one["session_id"] for one in bridge.sessions()]
     with (
         pytest.raises(errors.LMNotConfigured),
-        bridge.session("bad", lm={"model": "openai/m", "api_key_env": "NO_KEY"}),
+        bridge.session("bad", lm={"model": "openai/m", "api_key_env": "KEY"}),
     ):
         pass
     assert "bad" not in [one["session_id"] for one in bridge.sessions()]

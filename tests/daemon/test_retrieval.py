@@ -232,7 +232,7 @@ def test_the_scripted_embedder_brings_near_what_shares_words() -> None:
         ),
         (
             "configure_embedder",
-            {"model": "openai/e", "api_key_env": "KEY_NOT_SET_AT_ALL"},
+            {"model": "openai/e", "api_key_env": "KEY_NOT_SET_HERE"},
             "lm_not_configured",
             "NOT_SET",
         ),
