@@ -17,8 +17,9 @@ $(STAMP): pyproject.toml requirements-dev.txt
 demo: $(STAMP)
 	$(BIN)/bridge-cli demo
 
+# Most tests wait more than they compute: three at once keep two processors busy.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 # Every supported Python that is here, with the oldest and the newest DSPy allowed.
 test-matrix: $(STAMP)

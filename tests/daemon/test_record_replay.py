@@ -190,7 +190,7 @@ def test_a_placeholder_is_filled_from_the_environment(held: Path) -> None:
 
 def test_a_daemon_that_is_killed_leaves_a_recording_that_can_be_read(folder: Path) -> None:
     file = folder / "killed.jsonl"
-    with Host(arguments=["--record", str(file)]) as host:
+    with Host(arguments=["--record", str(file), "--drain-timeout-s", "0.5"]) as host:
         host.receive()
         host.result("configure_lm", {"model": "scripted", "delay_ms": 60_000})
         host.result("create_program", QA)

@@ -20,11 +20,11 @@ import pytest
 
 from dspy_bridge.client import Client
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "8"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "5"))
 LONG = SECONDS >= 60
 RESIDENTS, SPARES, GUARDIAN_AND_TEMPLATE = 12, 2, 2
 PAUSE_S = 0.05
-MAX_GROWTH_MB = 4.0
+MAX_GROWTH_MB = 2.5
 MAX_LAG_MS = 10.0
 
 ARGS: dict[str, Any] = {"lm": {"model": "scripted", "answers": [{"answer": "Paris"}]}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -119,7 +120,8 @@ class Wire:
         """What the daemon says of itself, asked, for not every one says so unasked. Raises
         :class:`TransportError`."""
         deadline = time.monotonic() + timeout
-        self.send(b'{"id":"hello","command":"hello"}')
+        with contextlib.suppress(TransportError):  # what listens there may be no daemon, and say so
+            self.send(b'{"id":"hello","command":"hello"}')
         while (frame := self.receive(deadline)).get("id") != "hello":
             if frame.get("event") == "fatal":
                 raise TransportError(f"the daemon cannot start: {frame['message']}")
