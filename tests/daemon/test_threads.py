@@ -455,6 +455,7 @@ def test_a_library_that_is_not_thread_safe_is_named_with_the_way_to_use_it(allow
     assert report(allowing, session) is None
 
 
+@pytest.mark.timeout(150)
 def test_threads_that_only_compute_are_told_that_they_take_turns(allowing: Client, session: str) -> None:
     allowing.call("start_session", {"adapter": "tests.support.unsafe_adapter:Database", "threads": 2}, session=session)
     (worker,) = allowing.call("session_info", session=session)["workers"]
@@ -462,7 +463,7 @@ def test_threads_that_only_compute_are_told_that_they_take_turns(allowing: Clien
         pytest.skip("this Python is free-threaded: that it says so where it is not is NOT tested")
     events: list[Frame] = []
     allowing.on_event = events.append
-    said, deadline = "", time.monotonic() + 30
+    said, deadline = "", time.monotonic() + 120
     while not said:  # a processor others want too is not kept busy by these two alone
         assert time.monotonic() < deadline, "it was never told"
         results(allowing, begin(allowing, session, "burn", 2, seconds=0.8))
