@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,17 +25,34 @@ _IDLE_EXIT_S: Final = 600
 
 
 def default_socket() -> str:
-    """Where the user's own daemon listens: ``$DSPY_BRIDGE_SOCKET`` or the platform's runtime folder."""
+    """Where the user's own daemon listens: ``$DSPY_BRIDGE_SOCKET``, or in the platform's runtime or cache folder."""
     named = os.environ.get("DSPY_BRIDGE_SOCKET")
     if named:
         return named
-    folder = Path(platformdirs.user_runtime_dir("dspy-bridge", ensure_exists=False))
+    folder = _runtime_folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:  # no runtime folder on this system
-        folder = Path(platformdirs.user_cache_dir("dspy-bridge"))
+    except OSError:  # it cannot be written to
+        folder = _cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return str(folder / "bridge.sock")
+
+
+def _runtime_folder() -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the way out that is not taken
+        try:
+            folder = Path(platformdirs.user_runtime_dir("dspy-bridge", ensure_exists=False))
+        except OSError:
+            return _cache_folder()
+    if folder.parent.name == f"runtime-{os.getuid()}":
+        # This system has none, so it would be among temporary files, where somebody else may have been first.
+        return _cache_folder()
+    return folder
+
+
+def _cache_folder() -> Path:
+    return Path(platformdirs.user_cache_dir("dspy-bridge"))
 
 
 def _parse_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
