@@ -51,7 +51,10 @@ def _as_in_a_file(value: object) -> str:
 
 @command.command("options")
 def options() -> None:
-    """Every option, with its default, variable, what a change of it takes (SIGHUP, or a restart), and meaning."""
+    """Every option, with its default and meaning.
+
+    And its variable, and what a change of it takes: a reload (SIGHUP) or a restart.
+    """
     for name, field in DaemonOptions.model_fields.items():
         facts = f"default {_as_in_a_file(field.default)}, {environment_name(name)}, {DaemonOptions.change(name)}"
         click.echo(f"--{hyphenated(name)}  ({facts})")
