@@ -272,7 +272,11 @@ def test_a_cancel_that_came_too_late_in_one_of_them_is_a_race(recording: Path) -
 
 
 def test_powers_of_a_recording_are_not_taken_over_unless_it_is_trusted(held: Path, recording: Path) -> None:
-    edit(recording, '"options":{"spares":1}', '"options":{"spares":1,"allow_import":"json","allow_key_env":"*","log_file":"/x/y","odd":1}')
+    edit(
+        recording,
+        '"options":{"spares":1}',
+        '"options":{"spares":1,"allow_import":"json","allow_key_env":"*","log_file":"/x/y","odd":1}',
+    )
     notes = replay(recording)["notes"]
     assert "allow_import is not set as it was recorded: say --trust to allow it" in notes
     assert "allow_key_env is not set as it was recorded: say --trust to allow it" in notes
