@@ -75,12 +75,18 @@ defmodule DspyBridge do
 
   @impl true
   def init(options) do
-    command = System.find_executable(options[:command] || "bridge-cli") || raise "there is no bridge-cli on the PATH"
+    command = executable(options[:command] || "bridge-cli")
     {flags, mode} = if options[:stdio] == false, do: {["--fds", "3,4"], [:nouse_stdio]}, else: {[], []}
     args = ["serve", "--framing", "packet4"] ++ flags ++ (options[:args] || [])
     port = Port.open({:spawn_executable, command}, [:binary, :exit_status, {:packet, 4}, {:args, args} | mode])
     hosted = %{"tool" => options[:tools] || %{}, "lm" => options[:models] || %{}}
     {:ok, %{port: port, last_id: 0, open: %{}, hosted: hosted, ready: nil, waiting: []}}
+  end
+
+  # A name is looked up on the PATH, a path from here.
+  defp executable(command) do
+    path = if String.contains?(command, "/"), do: Path.expand(command), else: command
+    System.find_executable(path) || raise "there is no program #{command}"
   end
 
   @impl true

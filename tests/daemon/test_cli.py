@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket as network
 import subprocess
 import sys
 import time
@@ -30,6 +31,12 @@ def cli(*arguments: str, stdin: str | None = None, **env: str) -> subprocess.Com
         check=False,
         env={**os.environ, **env},
     )
+
+
+def connect(path: str) -> network.socket:
+    wire = network.socket(network.AF_UNIX)
+    wire.connect(path)
+    return wire
 
 
 @pytest.fixture
@@ -62,6 +69,35 @@ def test_where_no_daemon_can_be_started_send_says_why(folder: Path) -> None:
     assert sent.returncode == 3
     assert sent.stderr.startswith("bridge-cli: no daemon can be started")
     assert "No such file or directory" in sent.stderr
+
+
+def test_without_a_runtime_folder_the_socket_is_in_the_cache_folder_and_nothing_is_said_of_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if Path(f"/run/user/{os.getuid()}").is_dir() or sys.platform != "linux":
+        pytest.skip("this system has a runtime folder")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.delenv("DSPY_BRIDGE_SOCKET", raising=False)
+    done = cli("send", "ping", "--no-start", XDG_CACHE_HOME=str(folder))
+    assert done.stderr == f"bridge-cli: no daemon listens at {folder / 'dspy-bridge' / 'bridge.sock'}\n"
+
+
+def test_a_socket_in_a_folder_that_is_not_there_is_refused_with_the_folder(folder: Path) -> None:
+    done = cli("serve", "--socket", str(folder / "none" / "b.sock"))
+    assert done.returncode == 2
+    assert f"the folder of the socket is not there; make it: '{folder / 'none'}'" in done.stderr
+
+
+def test_hosts_that_hang_up_leave_nothing_in_the_log(socket: str) -> None:
+    level = {"DSPY_BRIDGE_LOG_LEVEL": "info"}
+    assert cli("send", "ping", "--socket", socket, **level).returncode == 0
+    for _ in range(3):
+        with connect(socket) as wire:
+            wire.sendall(b'{"id":1,"command":"ping"}\n' * 100)
+            wire.recv(1)  # it has begun to answer
+    cli("send", "shutdown", "--socket", socket)
+    log = Path(socket).with_suffix(".log")
+    assert log.read_text() == ""
 
 
 def test_send_tells_its_failures_apart_by_exit_code(socket: str) -> None:

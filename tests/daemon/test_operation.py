@@ -40,8 +40,8 @@ def test_config_show_says_where_each_value_is_from(folder: Path) -> None:
     (folder / "bridge.toml").write_text("max-sessions = 7\n")
     shown = cli("config", "show", folder=folder, DSPY_BRIDGE_SPARES="1", XDG_CONFIG_HOME=str(folder)).stdout
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in shown.splitlines()}
-    assert rows["max_sessions"][0] == "7"
-    assert rows["max_sessions"][1].endswith("bridge.toml")
+    assert rows["max-sessions"][0] == "7"
+    assert rows["max-sessions"][1].endswith("bridge.toml")
     assert rows["spares"] == ["1", "environment"]
     assert len(rows) == 2
     everything = json.loads(cli("config", "show", "--json", folder=folder, XDG_CONFIG_HOME=str(folder)).stdout)
@@ -49,7 +49,7 @@ def test_config_show_says_where_each_value_is_from(folder: Path) -> None:
     (folder / "bridge.toml").write_text("max-session = 7\n")
     wrong = cli("config", "show", folder=folder, XDG_CONFIG_HOME=str(folder))
     assert wrong.returncode == 2
-    assert "did you mean 'max_sessions'" in wrong.stderr
+    assert "did you mean 'max-sessions'" in wrong.stderr
     assert cli("serve", folder=folder, XDG_CONFIG_HOME=str(folder)).returncode == 2
     assert "--max-sessions" in cli("config", "options").stdout
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import time
 from importlib.metadata import version
@@ -271,11 +272,35 @@ def test_a_cancel_that_came_too_late_in_one_of_them_is_a_race(recording: Path) -
 
 
 def test_powers_of_a_recording_are_not_taken_over_unless_it_is_trusted(held: Path, recording: Path) -> None:
-    edit(recording, '"options":{"spares":1}', '"options":{"spares":1,"allow_import":"json","log_file":"/x/y","odd":1}')
+    edit(
+        recording,
+        '"options":{"spares":1}',
+        '"options":{"spares":1,"allow_import":"json","allow_key_env":"*","log_file":"/x/y","odd":1}',
+    )
     notes = replay(recording)["notes"]
     assert "allow_import is not set as it was recorded: say --trust to allow it" in notes
+    assert "allow_key_env is not set as it was recorded: say --trust to allow it" in notes
     assert "this version has no option odd, which was recorded" in notes
     assert not [note for note in replay(recording, "--trust")["notes"] if "allow_import" in note]
+
+
+def test_a_replay_leaves_the_traces_and_the_port_of_the_recorded_daemon_alone(recording: Path, folder: Path) -> None:
+    trace = folder / "trace.json"
+    trace.write_text("precious")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        named = {"spares": 1, "trace_file": str(trace), "metrics_port": taken.getsockname()[1], "otel": True}
+        edit(recording, '"options":{"spares":1}', f'"options":{json.dumps(named)}')
+        assert replay(recording)["notes"] == []
+    assert trace.read_text() == "precious"
+
+
+def test_of_what_a_daemon_tells_of_itself_only_the_outcome_is_compared(folder: Path) -> None:
+    file = folder / "itself.jsonl"
+    with Host(arguments=["--record", str(file)]) as host:
+        host.receive()
+        for command in ("get_stats", "get_trace", "health"):
+            host.result(command)
+    assert replay(file)["equal"] == 3
 
 
 def test_flags_after_the_dashes_come_on_top(held: Path) -> None:

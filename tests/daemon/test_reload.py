@@ -235,7 +235,7 @@ def test_what_can_change_is_applied_and_what_cannot_is_named(deployment: Deploym
     ("text", "says"),
     [
         ("max-sessions = [", "bridge.toml: "),
-        ("max-session = 3", "did you mean 'max_sessions'?"),
+        ("max-session = 3", "did you mean 'max-sessions'?"),
         ("max-sessions = 0", "Input should be greater than or equal to 1"),
         ("log-level = 'debug'\nspares = -1", "greater than or equal to 0"),
         ("log-file = '/nowhere/log'", "/nowhere"),

@@ -58,6 +58,8 @@ def test_a_projects_table_counts_where_it_has_no_file_of_its_own(user_file: Path
     ("text", "environ", "flags", "says"),
     [
         ("spars = 1", {}, {}, "there is no option 'spars'; did you mean 'spares'?"),
+        ("queue_totl = 1", {}, {}, "there is no option 'queue-totl'; did you mean 'queue-total'?"),
+        ("queue_total = 'many'", {}, {}, "bridge.toml: queue-total: Input should be a valid integer"),
         ("spares = 'many'", {}, {}, "bridge.toml: spares: Input should be a valid integer"),
         ("spares = [", {}, {}, "bridge.toml: "),
         ("", {"DSPY_BRIDGE_SPARES": "-1"}, {}, "DSPY_BRIDGE_SPARES: Input should be greater than or equal to 0"),

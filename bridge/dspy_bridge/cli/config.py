@@ -7,7 +7,7 @@ import sys
 import click
 
 from dspy_bridge import jsonlib
-from dspy_bridge.daemon.configuration import BadConfiguration, environment_name, resolve, user_file
+from dspy_bridge.daemon.configuration import BadConfiguration, environment_name, hyphenated, resolve, user_file
 from dspy_bridge.daemon.options import DaemonOptions
 
 
@@ -39,15 +39,23 @@ def show(as_json: bool, everything: bool) -> None:
         click.echo(jsonlib.dumps(rows, option=jsonlib.OPT_INDENT_2))
         return
     for row in rows:
-        click.echo(f"{row['option']:<24} {row['value']!r:<24} {row['from']}")
+        click.echo(f"{hyphenated(str(row['option'])):<24} {_as_in_a_file(row['value']):<24} {row['from']}")
     if not rows:
         click.echo(f"every option has its default; set some in {user_file()}, bridge.toml or the environment")
 
 
+def _as_in_a_file(value: object) -> str:
+    """As TOML has it: for these kinds of values, as JSON does."""
+    return jsonlib.dumps(value).decode()
+
+
 @command.command("options")
 def options() -> None:
-    """Every option, with its default, variable, what a change of it takes (SIGHUP, or a restart), and meaning."""
+    """Every option, with its default and meaning.
+
+    And its variable, and what a change of it takes: a reload (SIGHUP) or a restart.
+    """
     for name, field in DaemonOptions.model_fields.items():
-        facts = f"default {field.default!r}, {environment_name(name)}, {DaemonOptions.change(name)}"
-        click.echo(f"--{name.replace('_', '-')}  ({facts})")
+        facts = f"default {_as_in_a_file(field.default)}, {environment_name(name)}, {DaemonOptions.change(name)}"
+        click.echo(f"--{hyphenated(name)}  ({facts})")
         click.echo(f"    {field.description}")

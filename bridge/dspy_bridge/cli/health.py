@@ -7,16 +7,14 @@ import sys
 import click
 
 from dspy_bridge import jsonlib
-from dspy_bridge.cli.send import TRANSPORT_ERROR, default_socket
+from dspy_bridge.cli.send import TRANSPORT_ERROR, default_socket, socket_option
 from dspy_bridge.client import Client, CommandFailed, TransportError
 
 _CODES = {"ok": 0, "degraded": 0, "failing": 1}
 
 
 @click.command("health")
-@click.option(
-    "--socket", "path", type=click.Path(), help="Where the daemon listens (default: your own daemon's socket)."
-)
+@socket_option
 @click.option("--strict", is_flag=True, help="Exit 1 also if it is degraded.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 @click.option("--timeout", type=float, default=5.0, show_default=True, help="Seconds it may take to answer.")

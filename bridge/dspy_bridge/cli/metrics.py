@@ -9,15 +9,13 @@ import sys
 
 import click
 
-from dspy_bridge.cli.send import TRANSPORT_ERROR, default_socket
+from dspy_bridge.cli.send import TRANSPORT_ERROR, default_socket, socket_option
 from dspy_bridge.client import Client, CommandFailed, TransportError
 from dspy_bridge.daemon.exposition import exposition
 
 
 @click.command("metrics")
-@click.option(
-    "--socket", "path", type=click.Path(), help="Where the daemon listens (default: your own daemon's socket)."
-)
+@socket_option
 def command(path: str | None) -> None:
     """Print a daemon's figures as Prometheus reads them."""
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dspy_bridge.cli.send import COMMAND_ERROR, TRANSPORT_ERROR, default_socket
+from dspy_bridge.cli.send import COMMAND_ERROR, TRANSPORT_ERROR, default_socket, socket_option
 from dspy_bridge.client import Client, CommandFailed, TransportError
 from dspy_bridge.views.report import report
 from dspy_bridge.views.trace import NotATrace, from_document, read
@@ -22,9 +22,7 @@ def _of_daemon(path: str, timeout: float) -> str:
 
 
 @click.command("report")
-@click.option(
-    "--socket", "path", type=click.Path(), help="Where the daemon listens (default: your own daemon's socket)."
-)
+@socket_option
 @click.option(
     "--trace", "file", type=click.Path(path_type=Path), help="Read this file of --trace-file; no daemon is asked."
 )

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,18 +24,44 @@ _START_BOUND_S: Final = 30.0
 _IDLE_EXIT_S: Final = 600
 
 
+socket_option = click.option(
+    "--socket",
+    "path",
+    type=click.Path(),
+    help="Where the daemon listens (default: $DSPY_BRIDGE_SOCKET, or else your own daemon's socket).",
+)
+"""Of every command that talks to a daemon; without it, :func:`default_socket` is where."""
+
+
 def default_socket() -> str:
-    """Where the user's own daemon listens: ``$DSPY_BRIDGE_SOCKET`` or the platform's runtime folder."""
+    """Where the user's own daemon listens: ``$DSPY_BRIDGE_SOCKET``, or in the platform's runtime or cache folder."""
     named = os.environ.get("DSPY_BRIDGE_SOCKET")
     if named:
         return named
-    folder = Path(platformdirs.user_runtime_dir("dspy-bridge", ensure_exists=False))
+    folder = _runtime_folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:  # no runtime folder on this system
-        folder = Path(platformdirs.user_cache_dir("dspy-bridge"))
+    except OSError:  # it cannot be written to
+        folder = _cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return str(folder / "bridge.sock")
+
+
+def _runtime_folder() -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the way out that is not taken
+        try:
+            folder = Path(platformdirs.user_runtime_dir("dspy-bridge", ensure_exists=False))
+        except OSError:
+            return _cache_folder()
+    if folder.parent.name == f"runtime-{os.getuid()}":
+        # This system has none, so it would be among temporary files, where somebody else may have been first.
+        return _cache_folder()
+    return folder
+
+
+def _cache_folder() -> Path:
+    return Path(platformdirs.user_cache_dir("dspy-bridge"))
 
 
 def _parse_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -153,9 +180,7 @@ def _open(given: str | None, private: bool, start: bool) -> Client:
 @click.option("--session", "-s", help="The session it is for (default: the session 'default').")
 @click.option("--args", "text", metavar="JSON", help="The arguments as one JSON object; - reads it from stdin.")
 @click.option("--arg", "-a", "pairs", metavar="K=V", multiple=True, help="One argument; V may be JSON; a.b=V nests.")
-@click.option(
-    "--socket", "path", type=click.Path(), help="Where the daemon listens (default: your own daemon's socket)."
-)
+@socket_option
 @click.option("--private", is_flag=True, help="Use a daemon of its own, which ends with the command.")
 @click.option("--no-start", is_flag=True, help="Fail instead of starting a daemon where none listens.")
 @click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds to wait for the reply.")

@@ -103,6 +103,9 @@ command = click.Command(
     By default it serves one host on standard input and output and ends with its input. With --fds it
     serves that host on two other descriptors; with --socket any number of clients on a Unix socket, and
     with --stdio or --fds that one host too. Started by systemd (Type=notify), it says when it is ready.
+
+    Every option but these first three may also stand in bridge.toml or the environment (`bridge-cli config
+    show`). SIGHUP has the daemon read the files again and make its interpreters anew; SIGTERM ends it in order.
     """,
     params=[
         click.Option(["--fds"], type=_Descriptors(), help="Serve one host on these two descriptors instead."),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from dspy_bridge.cli.send import TRANSPORT_ERROR, default_socket
+from dspy_bridge.cli.send import TRANSPORT_ERROR, default_socket, socket_option
 from dspy_bridge.client import Client, CommandFailed, TransportError
 
 if TYPE_CHECKING:
@@ -82,9 +82,7 @@ def _show(client: Client, sort: str, interval: float, timeout: float) -> None:
 
 
 @click.command("top")
-@click.option(
-    "--socket", "path", type=click.Path(), help="Where the daemon listens (default: your own daemon's socket)."
-)
+@socket_option
 @click.option(
     "--interval", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds between two looks."
 )

@@ -102,8 +102,8 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, f
     for layer in (*_files(folder or Path.cwd()), _environment(environ), Layer("flag", flags)):
         for name, value in layer.values.items():
             if name not in DaemonOptions.model_fields:
-                hint = did_you_mean(name, DaemonOptions.model_fields)
-                raise BadConfiguration(f"{layer.name}: there is no option {name!r}{hint}")
+                hint = did_you_mean(hyphenated(name), map(hyphenated, DaemonOptions.model_fields))
+                raise BadConfiguration(f"{layer.name}: there is no option {hyphenated(name)!r}{hint}")
             values[name], origins[name] = value, layer.name
     try:
         return Resolved(DaemonOptions.model_validate(values), origins)
@@ -122,8 +122,13 @@ def _describe(problem: ErrorDetails, origins: Mapping[str, str]) -> str:
 def _spell(name: str, origin: str) -> str:
     """An option as whoever has set it wrote it."""
     if origin == "flag":
-        return f"--{name.replace('_', '-')}"
-    return environment_name(name) if origin == "environment" else f"{origin}: {name}"
+        return f"--{hyphenated(name)}"
+    return environment_name(name) if origin == "environment" else f"{origin}: {hyphenated(name)}"
+
+
+def hyphenated(option: str) -> str:
+    """As flags and files name it."""
+    return option.replace("_", "-")
 
 
 def environment_name(option: str) -> str:

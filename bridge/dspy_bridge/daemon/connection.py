@@ -40,6 +40,11 @@ class Tap(Protocol):
         """The host sends no more; ``both``: nor does it read. May be told twice."""
 
 
+def _gravity(reason: OSError) -> int:
+    """That a host hangs up without reading all it is sent, as probes do every few seconds, is nothing to tell."""
+    return logging.DEBUG if isinstance(reason, ConnectionError) else logging.INFO
+
+
 class Connection:
     """See the module. Owns both descriptors (which may be the same, a socket's).
 
@@ -104,7 +109,7 @@ class Connection:
         except BlockingIOError:
             return
         except OSError as exc:
-            logger.info("the host's end failed: %s", exc)
+            logger.log(_gravity(exc), "the host's end failed: %s", exc)
             data = b""
         if data:
             self._take(self._decoder.feed(data))
@@ -210,7 +215,7 @@ class Connection:
             callback()
 
     def _lose(self, reason: OSError) -> None:
-        logger.info("the host takes no more output: %s", reason)
+        logger.log(_gravity(reason), "the host takes no more output: %s", reason)
         self.lost = True
         if self._tap is not None:
             self._tap.ended(both=True)

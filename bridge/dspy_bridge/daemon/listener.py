@@ -37,7 +37,11 @@ class Listener:
         self._reactor = reactor
         self._path = path
         self._accept = accept
-        self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            folder = str(Path(path).absolute().parent)
+            raise FileNotFoundError(errno.ENOENT, "the folder of the socket is not there; make it", folder) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

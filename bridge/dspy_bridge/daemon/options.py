@@ -161,14 +161,14 @@ class DaemonOptions(BaseModel):
         """What every interpreter shuts itself in with. Raises ``ValueError`` for what makes no sense."""
         measures = frozenset(_listed(self.harden))
         if OWN_UID in measures and self.shared_cache:
-            raise ValueError(f"harden and shared_cache: sessions with {OWN_UID} cannot share the files of a cache")
+            raise ValueError(f"--harden and --shared-cache: sessions with {OWN_UID} cannot share the files of a cache")
         shared = [self.shared_cache] if self.shared_cache else []
         writable = tuple(str(Path(name).resolve()) for name in (*_listed(self.allow_data), *shared))
         try:
             uids = parse_ids(self.uid_range) if self.uid_range else range(0)
             return Hardening(measures, uids, writable if measures else ())
         except ValueError as exc:
-            raise ValueError(f"harden and uid_range: {exc}") from None
+            raise ValueError(f"--harden and --uid-range: {exc}") from None
 
     def for_supervisor(self, hidden: tuple[str, ...] = ()) -> SupervisorOptions:
         """The supervisor's share. ``hidden``: the daemon's own sockets."""

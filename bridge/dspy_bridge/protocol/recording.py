@@ -28,8 +28,14 @@ from dspy_bridge import jsonlib
 
 FORMAT: Final = "dspy-bridge/recording"
 FORMAT_VERSION: Final = 1
-NOT_RECORDED: Final = frozenset(("record", "log_level", "log_format", "log_file", "idle_exit_s"))
-"""Options of a daemon that change nothing of what it says."""
+NOT_RECORDED: Final = frozenset(
+    (
+        *("record", "log_level", "log_format", "log_file", "idle_exit_s"),
+        *("trace_file", "trace_programs", "otel", "metrics_port"),
+    )
+)
+"""Options of a daemon that change nothing of what it says. Of a replay's daemon they would overwrite the file of
+the recorded one, take its port, or tell its collector of requests that nobody made."""
 
 
 class BadRecording(Exception):

@@ -35,7 +35,9 @@ _COUNTS: Final = frozenset(("prompt_tokens", "completion_tokens", "total_tokens"
 _LISTINGS: Final = frozenset(("session_info", "list_sessions"))
 _OF_PROGRAMS: Final = frozenset(("outputs", "inputs", "value", "args", "examples"))
 """What programs and hosts say to each other: nothing in it is the daemon's, whatever it is called."""
-_OUTCOME_ALONE: Final = frozenset(("get_stats", "health", "describe_options", "list_commands", "cleanup", "hello"))
+_OUTCOME_ALONE: Final = frozenset(
+    ("get_stats", "get_trace", "health", "describe_options", "list_commands", "cleanup", "hello")
+)
 """Commands that describe the machine, the moment or the version."""
 _CUT_SHORT: Final = frozenset(("cancelled", "timeout", "worker_crashed", "shutting_down"))
 """How a request ends that may have come further, or less far, by then."""

@@ -20,7 +20,10 @@ from dspy_bridge.protocol.secrets import is_secret
 from dspy_bridge.replay.link import Inbox, Link
 
 GRANTS: Final = frozenset(
-    ("python", "preload", "allow_import", "import_path", "allow_data", "allow_local_interpreter", "allow_mcp")
+    (
+        *("python", "preload", "allow_import", "import_path", "allow_data"),
+        *("allow_key_env", "allow_local_interpreter", "allow_mcp"),
+    )
 )
 """Options that let sessions run or read what is on this machine: a file somebody sent must not set them."""
 _OWN_FOLDERS: Final = ("state_dir", "shared_cache")
