@@ -11,7 +11,7 @@ parent is the supervisor (a subreaper), which reaps it itself and which it outli
 
 Messages are internal frames over a ``SOCK_SEQPACKET`` socket, one frame a packet:
 ``FORK n`` with two descriptors (channel, log) in; ``READY``, ``FORKED n`` (body: pid), ``DIRTY n``
-(body: culprits), ``REFUSED n`` (body: why the system would not fork), ``FAILED`` (body: traceback)
+(body: culprits), ``REFUSED n`` (body: why the system would not fork), ``FAILED`` (body: why, traceback)
 out. End of the socket means: the supervisor is gone.
 """
 
@@ -168,9 +168,10 @@ def main() -> None:
     try:
         resolve(options.preload)()
         serve, verify = resolve(options.serve), resolve(options.verify)
-    except BaseException:  # noqa: BLE001 - whatever a preload does wrong must be shown, not swallowed
-        text = traceback.format_exc().encode(errors="backslashreplace")
-        control.send(pack_message(Message.FAILED, 0, text[-MAX_PACKET + 64 :]))
+    except BaseException as exc:  # noqa: BLE001 - whatever a preload does wrong must be shown, not swallowed
+        what = "".join(traceback.format_exception_only(exc)).encode(errors="backslashreplace")[: MAX_PACKET // 4]
+        where = traceback.format_exc().encode(errors="backslashreplace")[-MAX_PACKET // 2 :]
+        control.send(pack_message(Message.FAILED, 0, what + where))
         sys.exit(1)
     # Files a preload opened are shared harmlessly; a connection is not, and stays a stain.
     known |= {fd for fd, target in open_descriptors().items() if not target.startswith("socket:")}

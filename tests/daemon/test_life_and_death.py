@@ -152,7 +152,8 @@ def test_a_preload_that_cannot_be_imported_is_a_clear_message_and_a_code_of_its_
     with Host("lines", ["--preload", "surely_missing_module"]) as host:
         frames = host.rest()
         assert frames[0]["event"] == "fatal"
-        assert "surely_missing_module" in frames[0]["message"]
+        first = frames[0]["message"].splitlines()[0]
+        assert "--preload surely_missing_module: ModuleNotFoundError: No module named" in first
         assert host.process.wait(10) == 3
         assert "surely_missing_module" in host.stderr()
 

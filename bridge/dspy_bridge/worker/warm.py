@@ -15,6 +15,10 @@ from typing import Final
 PRELOAD_VARIABLE: Final = "DSPY_BRIDGE_PRELOAD"
 
 
+class PreloadFailed(Exception):
+    """A module the operator names cannot be imported. Raised by :func:`preload`."""
+
+
 class NotVirginError(Exception):
     """A preloaded module left DSPy in a state every session would inherit. Raised by :func:`preload`."""
 
@@ -27,7 +31,10 @@ def preload() -> None:
     from dspy_bridge.worker.rehearsal import exercise, forget_exercise
 
     for name in filter(None, os.environ.get(PRELOAD_VARIABLE, "").split(",")):
-        importlib.import_module(name.strip())
+        try:
+            importlib.import_module(name.strip())
+        except Exception as exc:
+            raise PreloadFailed(f"--preload {name.strip()}: {type(exc).__name__}: {exc}") from exc
     model_metadata._load()
     stains = verify()
     if stains:  # before the exercise, whose traces are taken back and would take these with them
