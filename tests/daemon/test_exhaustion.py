@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from dspy_bridge.client import Client
-from tests.support.host import Host
+from tests.support.host import Host, free_port
 
 DESCRIPTORS = 60
 
@@ -70,6 +71,26 @@ def test_clients_beyond_the_descriptors_wait_and_the_log_says_so_once_in_a_while
             one.close()
         process.terminate()
         assert process.wait(20) == 0
+
+
+def test_a_metrics_port_without_descriptors_costs_nobody_anything(folder: Path) -> None:
+    log, port = folder / "log", free_port()
+    flags = ["--metrics-port", str(port), "--log-file", str(log), "--spares", "0"]
+    with Host("lines", flags, preexec_fn=few_descriptors) as host, contextlib.ExitStack() as stack:
+        assert host.receive()["event"] == "ready"
+        host.send(*({"id": n, "command": "ping", "args": {"deep": True}, "session_id": f"s{n}"} for n in range(40)))
+        for _ in range(40):
+            host.receive()
+        began = time.monotonic()
+        waiting = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 20)) for _ in range(30)]
+        for one in waiting:
+            one.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        while "metrics port could not be accepted" not in log.read_text():
+            assert time.monotonic() < began + 20
+        for n in range(40):
+            host.result("end_session", session_id=f"s{n}")
+        assert waiting[-1].recv(1 << 16).startswith(b"HTTP/1.1 200 "), "once there are descriptors again"
+        assert log.read_text().count("metrics port could not be accepted") < 3 + (time.monotonic() - began) / 0.4
 
 
 def connected(path: Path) -> list[socket.socket]:
