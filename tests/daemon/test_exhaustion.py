@@ -147,6 +147,16 @@ def test_a_session_that_could_not_be_started_in_time_is_not_started_later(crowde
         assert time.monotonic() < deadline
 
 
+def test_a_session_that_others_have_used_outlives_the_start_that_came_too_late(crowded: Client) -> None:
+    late = crowded.start("start_session", session="late", timeout_ms=200)
+    crowded.call("set_state", {"key": "k", "value": 1}, session="late")
+    asked = crowded.start("ping", {"deep": True}, session="late")
+    assert crowded.reply(late)["error"]["code"] == "timeout"
+    crowded.call("end_session", session="busy")
+    assert crowded.reply(asked)["success"]
+    assert crowded.call("get_state", {"key": "k"}, session="late")["value"] == 1
+
+
 def test_the_start_of_a_session_can_be_cancelled(crowded: Client) -> None:
     opened = crowded.start("start_session", session="given up")
     assert crowded.call("cancel", {"request_id": opened})["status"] == "cancelling"
