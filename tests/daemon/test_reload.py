@@ -194,6 +194,14 @@ def test_a_preload_that_cannot_start_leaves_the_old_template_in_service(deployme
     assert "everything is as it was" in said
 
 
+def test_an_interpreter_of_an_impossible_name_fails_a_reload_and_not_the_next_one(deployment: Deployment) -> None:
+    with deployment.serve() as client:
+        deployment.configure('python = "a\\u0000b"\n')
+        assert "would not start a template" in reload(client)["message"]
+        deployment.configure("")
+        assert reload(client)["success"]
+
+
 def test_sessions_that_hibernate_wake_to_the_new_code(deployment: Deployment) -> None:
     with deployment.serve("--preload", "deployed", "--allow-import", "deployed", "--max-workers", "1") as client:
         for name in ("a", "b"):
