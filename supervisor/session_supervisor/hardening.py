@@ -109,7 +109,8 @@ class Hardening:
             place = Path(root).resolve() / "0"
             folder = place / "tmp"
             folder.mkdir(parents=True)
-            confinement = self.confinement(self.uids[0] if self.uids else 0, place, folder)
+            uid = self.uids[-1] if self.uids else 0  # the one most likely to be nobody's, where sessions exist
+            confinement = self.confinement(uid, place, folder)
             if confinement.uid:
                 place.chmod(0o755)
                 os.chown(folder, confinement.uid, confinement.uid)

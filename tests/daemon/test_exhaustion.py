@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from dspy_bridge.client import Client
-from tests.support.host import Host
+from tests.support.host import Host, free_port
 
 DESCRIPTORS = 60
 
@@ -72,6 +73,26 @@ def test_clients_beyond_the_descriptors_wait_and_the_log_says_so_once_in_a_while
         assert process.wait(20) == 0
 
 
+def test_a_metrics_port_without_descriptors_costs_nobody_anything(folder: Path) -> None:
+    log, port = folder / "log", free_port()
+    flags = ["--metrics-port", str(port), "--log-file", str(log), "--spares", "0"]
+    with Host("lines", flags, preexec_fn=few_descriptors) as host, contextlib.ExitStack() as stack:
+        assert host.receive()["event"] == "ready"
+        host.send(*({"id": n, "command": "ping", "args": {"deep": True}, "session_id": f"s{n}"} for n in range(40)))
+        for _ in range(40):
+            host.receive()
+        began = time.monotonic()
+        waiting = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 20)) for _ in range(30)]
+        for one in waiting:
+            one.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        while "metrics port could not be accepted" not in log.read_text():
+            assert time.monotonic() < began + 20
+        for n in range(40):
+            host.result("end_session", session_id=f"s{n}")
+        assert waiting[-1].recv(1 << 16).startswith(b"HTTP/1.1 200 "), "once there are descriptors again"
+        assert log.read_text().count("metrics port could not be accepted") < 3 + (time.monotonic() - began) / 0.4
+
+
 def connected(path: Path) -> list[socket.socket]:
     one = socket.socket(socket.AF_UNIX)
     try:
@@ -124,6 +145,16 @@ def test_a_session_that_could_not_be_started_in_time_is_not_started_later(crowde
     deadline = time.monotonic() + 10
     while crowded.call("list_sessions")["sessions"]:
         assert time.monotonic() < deadline
+
+
+def test_a_session_that_others_have_used_outlives_the_start_that_came_too_late(crowded: Client) -> None:
+    late = crowded.start("start_session", session="late", timeout_ms=200)
+    crowded.call("set_state", {"key": "k", "value": 1}, session="late")
+    asked = crowded.start("ping", {"deep": True}, session="late")
+    assert crowded.reply(late)["error"]["code"] == "timeout"
+    crowded.call("end_session", session="busy")
+    assert crowded.reply(asked)["success"]
+    assert crowded.call("get_state", {"key": "k"}, session="late")["value"] == 1
 
 
 def test_the_start_of_a_session_can_be_cancelled(crowded: Client) -> None:

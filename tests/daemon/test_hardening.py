@@ -457,6 +457,42 @@ def test_folders_that_are_allowed_stay_writable_and_nothing_else_does(python: st
     assert (data / "result").read_text() == "kept"
 
 
+def test_a_reload_sessions_could_not_be_shut_in_after_is_refused_and_they_go_on(
+    python: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hardened.need()
+    folder.chmod(0o755)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+    monkeypatch.chdir(folder)
+    closed = folder / "closed"
+    closed.mkdir(mode=0o700)
+    other = closed / "python"
+    other.write_text(f'#!/bin/sh\nexec {python} "$@"\n')
+    other.chmod(0o755)
+    settings = folder / "bridge.toml"
+    settings.write_text(f"python = '{python}'\n")
+    flags = [*hardened.flags(python)[:4], "--spares", "0"]
+    with Client.spawn(flags) as client:
+        assert client.process is not None
+        for failed, (text, says) in enumerate(
+            [
+                (f"python = '{python}'\nallow_data = '{folder}/missing'\n", "missing, to stay writable, is no folder"),
+                (f"python = '{other}'\n", f"install {other} and its packages"),
+            ],
+            start=1,
+        ):
+            settings.write_text(text)
+            client.process.send_signal(signal.SIGHUP)
+            wait_for(lambda failed=failed: client.call("get_stats")["reload"]["failed"] == failed)
+            said = client.call("get_stats")["reload"]["last"]
+            assert says in said["message"]
+            assert client.call("ping", {"deep": True}, session=f"new {failed}")["status"] == "ok"
+        settings.write_text(f"python = '{python}'\nallow_data = '{closed}'\n")
+        client.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: client.call("get_stats")["reload"]["count"] == 1)
+        assert client.call("ping", {"deep": True}, session="newest")["status"] == "ok"
+
+
 def test_a_host_stays_the_model_of_a_session_without_a_network(python: str, folder: Path) -> None:
     hardened.need()
     with Client.spawn(hardened.flags(python)) as client:

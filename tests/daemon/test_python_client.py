@@ -616,3 +616,22 @@ def test_a_reply_to_a_loop_that_has_ended_is_dropped() -> None:
     asyncio.run(main())
     assert asyncio.run(left[0].call("ping"))
     assert asyncio.run(left[0].close()) == 0
+
+
+def test_what_does_not_say_what_it_is_is_no_daemon_to_join(folder: Path) -> None:
+    path = folder / "s"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def refuse() -> None:
+            other, _ = listening.accept()
+            with other:
+                other.recv(1 << 16)
+                other.sendall(b'{"id":"hello","success":false,"error":{"code":"unknown_command"}}\n')
+
+        answering = threading.Thread(target=refuse)
+        answering.start()
+        with pytest.raises(errors.TransportError, match="unknown_command"):
+            Client.connect(str(path))
+        answering.join(10)

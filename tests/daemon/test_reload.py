@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -193,6 +194,14 @@ def test_a_preload_that_cannot_start_leaves_the_old_template_in_service(deployme
     assert "everything is as it was" in said
 
 
+def test_an_interpreter_of_an_impossible_name_fails_a_reload_and_not_the_next_one(deployment: Deployment) -> None:
+    with deployment.serve() as client:
+        deployment.configure('python = "a\\u0000b"\n')
+        assert "would not start a template" in reload(client)["message"]
+        deployment.configure("")
+        assert reload(client)["success"]
+
+
 def test_sessions_that_hibernate_wake_to_the_new_code(deployment: Deployment) -> None:
     with deployment.serve("--preload", "deployed", "--allow-import", "deployed", "--max-workers", "1") as client:
         for name in ("a", "b"):
@@ -356,6 +365,23 @@ def test_a_host_without_the_protocols_own_frames_hears_nothing_of_it() -> None:
         until(lambda: host.result("get_stats")["reload"]["count"])
         host.close_input()
         assert not any("event" in frame for frame in [*host.frames, *host.rest()])
+
+
+def test_a_client_that_has_stopped_reading_unnoticed_does_not_stand_in_the_way_of_the_next_reload(folder: Path) -> None:
+    path = folder / "s"
+    with subprocess.Popen([*SERVE, "--socket", str(path)], stdin=subprocess.DEVNULL) as daemon:
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                deaf = stack.enter_context(socket.socket(socket.AF_UNIX))
+                until(lambda deaf=deaf: deaf.connect_ex(str(path)) == 0)
+                assert deaf.recv(1 << 16)
+                deaf.shutdown(socket.SHUT_RD)
+            client = stack.enter_context(Client.connect(str(path)))
+            for count in (1, 2):
+                daemon.send_signal(signal.SIGHUP)
+                until(lambda count=count: not (now := reloads(client))["under_way"] and now["count"] == count)
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(15) == 0
 
 
 def test_a_service_manager_is_told_of_a_reload_and_of_its_end(folder: Path) -> None:

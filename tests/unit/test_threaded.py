@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import queue
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -140,6 +143,43 @@ def test_every_request_gets_its_terminal_frame_whenever_it_is_interrupted(
     first, second = frames(other, 2)
     assert first == (Kind.REPLY, 1, b"" if when == "before the answer" else b"done")
     assert second == (Kind.REPLY, 2, b"done")
+
+
+def test_a_thread_that_imports_is_interrupted_only_when_that_is_done(
+    ends: tuple[Channel, socket.socket], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    channel, other = ends
+    gate = ModuleType("gate_of_a_slow_import")
+    gate.inside, gate.go_on = inside, go_on = threading.Event(), threading.Event()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, gate.__name__, gate)
+    (tmp_path / "imported_slowly.py").write_text(
+        f"from {gate.__name__} import go_on, inside\ninside.set()\n"
+        "while not go_on.wait(0.001):\n    pass\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    imported = []
+
+    def answer(number: int, _call: Call) -> bytes:
+        imported.append(importlib.import_module("imported_slowly").whole)
+        while number == 1:
+            threading.Event().wait(0.001)
+        return pack(Kind.REPLY, number, b"done")
+
+    for name in ("stdout", "stderr"):  # Threads puts its own in their place
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    threads = Threads(2, channel, answer, lambda _, ending: channel.send_many(ending))
+    call = Call(1, "ping", {}, "s", False, None, False)
+    threads.serve(1, call)
+    assert inside.wait(BOUND)
+    threads.cancel(1)
+    threads.serve(2, call)
+    for _ in range(100):  # the thread takes many steps, and at each an interrupt could reach it
+        go_on.wait(0.001)
+    go_on.set()
+    ends_of_both = sorted(frames(other, 2), key=lambda one: one[1])
+    assert ends_of_both == [(Kind.REPLY, 1, b""), (Kind.REPLY, 2, b"done")]
+    assert imported == [True, True]
 
 
 def test_an_interrupt_of_a_thread_that_waits_for_the_channel_leaves_it_to_others(

@@ -69,6 +69,8 @@ def test_a_listener_that_fails_costs_nobody_else_anything(caplog: pytest.LogCapt
         b'["lm","m","soon",10.7,{}]',
         b'["lm","m",10.7,10.6,{}]',
         b'["lm","m",10.6,null,{}]',
+        b'["lm","m","nan",10.7,{}]',
+        b'["lm","m","nan","nan",{}]',
         b'["lm","m",10.6,10.7,[]]',
     ],
 )
@@ -118,6 +120,13 @@ def test_calls_side_by_side_lie_on_lanes_of_their_own_and_never_in_one_they_do_n
     )
     assert found["lm b"] == found["b"] == 1
     assert found["lm a"] == found["a"] == 100
+
+
+def test_however_many_calls_overlap_each_request_keeps_to_lanes_of_its_own() -> None:
+    many = [inner("lm", str(n), 11 + n / 1000, 12 + n / 1000) for n in range(300)]
+    taken = set(lanes(*many).values())
+    assert {1, 100, 198} < taken
+    assert max(taken) < 200, "there those of the next request begin"
 
 
 def test_a_request_nobody_began_is_the_daemons() -> None:

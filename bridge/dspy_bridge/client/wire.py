@@ -125,6 +125,8 @@ class Wire:
         while (frame := self.receive(deadline)).get("id") != "hello":
             if frame.get("event") == "fatal":
                 raise TransportError(f"the daemon cannot start: {frame['message']}")
+        if not frame.get("success"):
+            raise TransportError(f"what listens there does not say what it is: {frame.get('error')}")
         ready: dict[str, Any] = frame["result"]
         return ready
 

@@ -17,7 +17,8 @@ Event = dict[str, Any]
 
 _LIFE: Final = 0
 _FURTHER: Final = 100
-"""Thread of the first lane beside request lane 1; those beside lane 2 begin at twice that, and so on."""
+"""Thread of the first lane beside request lane 1; those beside lane 2 begin at twice that, and so on. Further
+ones than there is room for are drawn over each other: to look for a place takes the longer the more there are."""
 _MOST_OPEN: Final = 4_096
 
 
@@ -46,7 +47,8 @@ class _Lanes:
             ):
                 lane[len(below) :] = [(span.start, span.end, span.args.get("parent"))]
                 return number
-        self._lanes.append([(span.start, span.end, span.args.get("parent"))])
+        if len(self._lanes) < _FURTHER:
+            self._lanes.append([(span.start, span.end, span.args.get("parent"))])
         return len(self._lanes) - 1
 
 

@@ -147,8 +147,8 @@ class Control:
         def live(failure: Failure | None) -> None:
             if failure is not None:
                 session.end(lambda: opened.error(to_bridge_error(failure)))
-            elif opened.over:  # whoever wanted it has given up
-                session.end(lambda: None)
+            elif opened.over and not (session.requests or session.snapshot.version):
+                session.end(lambda: None)  # whoever wanted it has given up, and nobody else has used it
             else:
                 session.commit({}, recorded)
 

@@ -91,7 +91,7 @@ class Hosts:
 
     def announce(self, event: str, data: dict[str, Any]) -> None:
         """Tell everybody who knows of events."""
-        for connection in self._connections:
+        for connection in list(self._connections):  # one that turns out to be lost leaves
             if connection.knows_protocol and not connection.lost:
                 connection.send(envelope.daemon_event(event, data))
 

@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from session_supervisor.reactor import Reactor
+from session_supervisor.timers import Timer
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ _MAX_CLIENTS: Final = 32
 _MAX_HEAD: Final = 8_192
 _MAX_TAKEN: Final = 1 << 16
 """Bytes of a client in all."""
+_RETRY_S: Final = 0.5
 _PATIENCE_S: Final = 5.0
 """For a client's whole stay."""
 
@@ -47,6 +49,7 @@ class MetricsPort:
         self._pages = pages
         self._clients: set[_Client] = set()
         self._listening: list[socket.socket] = []
+        self._retries: dict[socket.socket, Timer] = {}
         try:
             self._listen(socket.AF_INET, "127.0.0.1", port)
             self._listen(socket.AF_INET6, "::1", port)
@@ -76,6 +79,9 @@ class MetricsPort:
                 return
             raise
         self._listening.append(listening)
+        self._await(listening)
+
+    def _await(self, listening: socket.socket) -> None:
         self._reactor.on_readable(listening.fileno(), lambda: self._accept(listening))
 
     def _accept(self, listening: socket.socket) -> None:
@@ -83,7 +89,11 @@ class MetricsPort:
             sock, _ = listening.accept()
         except OSError as exc:
             if exc.errno not in (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED):
-                logger.warning("a client of the metrics port could not be accepted: %s", exc)
+                # The client waits in the kernel's queue, where it would be seen again at once, and again.
+                said = "a client of the metrics port could not be accepted: %s; trying again in %g s"
+                logger.warning(said, exc, _RETRY_S)
+                self._reactor.forget(listening.fileno())
+                self._retries[listening] = self._reactor.call_later(_RETRY_S, lambda: self._await(listening))
             return
         if len(self._clients) >= _MAX_CLIENTS:
             sock.close()
@@ -112,6 +122,8 @@ class MetricsPort:
         """Listen no more and let everybody go."""
         for client in list(self._clients):
             client.close()
+        for retry in self._retries.values():
+            retry.cancel()
         for listening in self._listening:
             self._reactor.forget(listening.fileno())
             listening.close()

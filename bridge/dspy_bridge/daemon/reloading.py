@@ -1,9 +1,9 @@
 """SIGHUP: the configuration is read again, and interpreters are made anew, while the daemon serves.
 
-A reload takes effect as a whole or not at all. The files are read, the log is opened, and a launcher (a
-template with the code that is on disk now) is started beside the one that serves. Only when it is ready do
-the new options count; from then on interpreters come from it, and those that serve sessions are replaced
-between requests, a few at a time. Whatever fails before leaves everything as it was.
+A reload takes effect as a whole or not at all. The files are read, hardening is tried on, the log is opened,
+and a launcher (a template with the code that is on disk now) is started beside the one that serves. Only when
+it is ready do the new options count; from then on interpreters come from it, and those that serve sessions are
+replaced between requests, a few at a time. Whatever fails before leaves everything as it was.
 
 There is one at a time. Being asked during one, or before the daemon serves, means one more afterwards.
 """
@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from dspy_bridge.daemon.configuration import BadConfiguration, Configuration, Revision
 from dspy_bridge.daemon.logs import log_handler, log_to
 from dspy_bridge.daemon.notify import Notifier
 from dspy_bridge.daemon.options import DaemonOptions
 from dspy_bridge.protocol.envelope import timestamp
+from session_supervisor.hardening import HardeningUnavailable
 from session_supervisor.launchers.base import Launcher
 from session_supervisor.reactor import Reactor
 from session_supervisor.reaper import Reaper
@@ -26,9 +27,13 @@ from session_supervisor.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
+_TRIED_ON: Final = frozenset(("python", "allow_data", "shared_cache"))
+"""Options that decide whether sessions can be shut in, which takes a moment to try."""
+
 
 class Reloading:
-    """See the module. ``adopted(revision)`` puts options that have just come into force into effect;
+    """See the module. ``check(options)`` raises :class:`HardeningUnavailable` if sessions could not be shut in
+    by these; ``adopted(revision)`` puts options that have just come into force into effect;
     ``announce(facts)`` tells hosts of a reload."""
 
     def __init__(
@@ -36,6 +41,7 @@ class Reloading:
         configuration: Configuration,
         supervisor: Supervisor,
         notifier: Notifier,
+        check: Callable[[DaemonOptions], None],
         make_launcher: Callable[[Reactor, Reaper, DaemonOptions], Launcher],
         adopted: Callable[[Revision], None],
         announce: Callable[[dict[str, Any]], None],
@@ -43,6 +49,7 @@ class Reloading:
         self._configuration = configuration
         self._supervisor = supervisor
         self._notifier = notifier
+        self._check = check
         self._make_launcher = make_launcher
         self._adopted = adopted
         self._announce = announce
@@ -82,8 +89,10 @@ class Reloading:
         self._notifier.reloading()
         try:
             revision = self._configuration.revise()
+            if _TRIED_ON.intersection(revision.changed):
+                self._check(revision.resolved.options)
             handler = log_handler(revision.resolved.options)
-        except (BadConfiguration, OSError) as exc:
+        except (BadConfiguration, HardeningUnavailable, OSError) as exc:
             self._end(None, str(exc))
             return
 

@@ -84,6 +84,11 @@ def _make_launcher(reactor: Reactor, reaper: Reaper, options: DaemonOptions) -> 
     return ForkLauncher(reactor, reaper, APPLICATION, python=python, max_forks=options.template_max_forks, env=env)
 
 
+def _check_hardening(options: DaemonOptions) -> None:
+    """Raises :class:`HardeningUnavailable`."""
+    options.hardening().check(options.python or sys.executable, ("dspy_bridge", "session_supervisor", "dspy"))
+
+
 class Daemon:
     """One daemon. Add transports, then :meth:`run`. ``socket``: where it will listen, if it will.
     Raises :class:`StateUnusable`, :class:`HardeningUnavailable`, :class:`IdsUnavailable`."""
@@ -91,7 +96,7 @@ class Daemon:
     def __init__(self, configuration: Configuration, socket: str | None = None) -> None:
         self._configuration = configuration
         options = configuration.options
-        options.hardening().check(options.python or sys.executable, ("dspy_bridge", "session_supervisor", "dspy"))
+        _check_hardening(options)
         self._hidden = () if socket is None else (os.path.realpath(socket),)
         self._notifier = Notifier()
         self._reactor = Reactor(lambda exc: logger.error("a callback of the daemon failed", exc_info=exc))
@@ -112,7 +117,13 @@ class Daemon:
         for stored in store.load() if store else ():
             sessions.restore(stored)
         self._reloading = Reloading(
-            configuration, self._supervisor, self._notifier, _make_launcher, self._adopted, self._announce_reload
+            configuration,
+            self._supervisor,
+            self._notifier,
+            _check_hardening,
+            _make_launcher,
+            self._adopted,
+            self._announce_reload,
         )
         self._control = Control(
             self._supervisor,

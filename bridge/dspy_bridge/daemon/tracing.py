@@ -106,7 +106,9 @@ def from_worker(body: bytes, asked: Asked, worker: int) -> Span | None:
         start, end = max(float(start), asked.started), min(float(end), time.monotonic())
     except (ValueError, TypeError):
         return None
-    if kind not in ("lm", "module", "tool") or not isinstance(name, str) or not isinstance(args, dict) or end < start:
+    if kind not in ("lm", "module", "tool") or not isinstance(name, str) or not isinstance(args, dict):
+        return None
+    if not start <= end:  # so said, because a time may be no number
         return None
     known = {name: args[name] for name, form in _FROM_WORKERS.items() if name in args and isinstance(args[name], form)}
     known = {name: value[:MAX_NAME] if isinstance(value, str) else value for name, value in known.items()}

@@ -32,6 +32,7 @@ from session_supervisor.os_facts import gil_enabled
 logger = logging.getLogger(__name__)
 
 _NUMBER: contextvars.ContextVar[int | None] = contextvars.ContextVar("request", default=None)
+_AGAIN_S = 0.005
 SETTING = "bridge_request"
 """The same in DSPy's context, which is all that DSPy's own threads inherit."""
 
@@ -86,13 +87,19 @@ class Threads:
             _NUMBER.set(None)
 
     def cancel(self, number: int) -> None:
-        """Interrupt the thread that serves it, at its next step in Python; one that waits never begins."""
+        """Interrupt the thread that serves it, at its next step in Python; one that waits never begins. One that
+        imports is let finish that: an interrupt would leave the locks of the import system to nobody, and every
+        other thread would wait for them for ever."""
         with self._changing:
             thread = self._serving.get(number)
-            if thread is not None:
-                _raise_in(thread, Interrupted)
-            else:
+            if thread is None:
                 self._serving.pop(number, None)
+            elif is_importing(thread):
+                again = threading.Timer(_AGAIN_S, self.cancel, (number,))
+                again.daemon = True
+                again.start()
+            else:
+                _raise_in(thread, Interrupted)
         self._channel.wake()
 
     def _look_at_load(self, wall: float, used: float, overlaps: int) -> None:
@@ -143,6 +150,16 @@ class Threads:
             self._serving.pop(number, None)
         for _ in range(100):
             pass
+
+
+def is_importing(thread: int) -> bool:
+    """Whether that thread is inside an import now."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _raise_in(thread: int, exception: type[BaseException]) -> None:

@@ -173,7 +173,7 @@ class ForkLauncher(Launcher):
             return
         try:
             template = _TemplateProcess(self._reactor, self._reaper, self._command, self._env)
-        except OSError as exc:
+        except (OSError, ValueError) as exc:  # the latter for a NUL in what it is given
             self._template_failed(f"the system would not start a template: {exc}")
             return
         template.on_message, template.on_end = self._said, self._ended
