@@ -287,3 +287,17 @@ def test_a_daemon_that_says_nothing_unasked_is_found_healthy(folder: Path) -> No
     finally:
         process.terminate()
         assert process.wait(20) == 0
+
+
+def test_a_daemon_that_frames_by_length_is_known_by_that(folder: Path) -> None:
+    path = folder / "s"
+    command = [sys.executable, "-m", "dspy_bridge.cli", "serve", "--socket", str(path), "--framing", "packet4"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while "packet4" not in (said := cli("health", "--socket", str(path))).stderr:
+            assert time.monotonic() < deadline
+        assert said.returncode == 3
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0

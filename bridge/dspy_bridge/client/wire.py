@@ -108,6 +108,8 @@ class Wire:
             if not data:
                 raise TransportError("the daemon has gone")
             self._buffer += data
+            if self._buffer[:1] == b"\0":  # of a length: a line of JSON does not begin so
+                raise TransportError("this daemon frames by length (--framing packet4), and this client by lines")
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         try:

@@ -64,7 +64,8 @@ class TraceEvents:
     def of(self, span: Span) -> Iterator[Event]:
         """The events of one record, that of a process's name before its first."""
         pid = span.worker or self._daemon
-        yield from self._introduce(pid)
+        if span.kind != "session":  # told of a worker that may be gone, and forgotten
+            yield from self._introduce(pid)
         if span.kind == "request":
             yield from self._request(span, pid)
         elif span.kind == "worker":

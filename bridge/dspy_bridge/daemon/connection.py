@@ -81,7 +81,7 @@ class Connection:
         self._out: collections.deque[bytes | memoryview] = collections.deque()
         self._out_size = 0
         self._when_writable: list[Callable[[], None]] = []
-        self._when_flushed: Callable[[], None] | None = None
+        self._when_flushed: list[Callable[[], None]] = []
         self._reading = False
         # A shared open file keeps its flags after us: remember what to restore.
         self._was_blocking = {fd: os.get_blocking(fd) for fd in {read_fd, write_fd}}
@@ -179,7 +179,7 @@ class Connection:
         if not self._out or self.lost:
             self._reactor.call_soon(callback)
         else:
-            self._when_flushed = callback
+            self._when_flushed.append(callback)
 
     def _flush(self) -> None:
         while self._out:
@@ -210,8 +210,8 @@ class Connection:
             callback()
 
     def _tell_flushed(self) -> None:
-        callback, self._when_flushed = self._when_flushed, None
-        if callback is not None:
+        waiting, self._when_flushed = self._when_flushed, []
+        for callback in waiting:
             callback()
 
     def _lose(self, reason: OSError) -> None:

@@ -97,17 +97,37 @@ class Reloading:
             return
 
         def renewed(reason: str | None) -> None:
-            if reason is None:
-                log_to(handler, revision.resolved.options.log_level)
-                self._configuration.adopt(revision)
-                self._adopted(revision)
-                self._supervisor.roll_over()
-            else:
+            if reason is not None:
                 handler.close()
+            else:
+                reason = self._tried(lambda: self._adopt(revision, handler))
             self._end(revision, reason)
 
         options = revision.resolved.options
-        self._supervisor.renew(lambda reactor, reaper: self._make_launcher(reactor, reaper, options), renewed)
+
+        def renew() -> None:
+            self._supervisor.renew(lambda reactor, reaper: self._make_launcher(reactor, reaper, options), renewed)
+
+        reason = self._tried(renew)
+        if reason is not None:
+            handler.close()
+            self._end(revision, reason)
+
+    def _adopt(self, revision: Revision, handler: logging.Handler) -> None:
+        log_to(handler, revision.resolved.options.log_level)
+        self._configuration.adopt(revision)
+        self._adopted(revision)
+        self._supervisor.roll_over()
+
+    @staticmethod
+    def _tried(step: Callable[[], None]) -> str | None:
+        """Why ``step`` failed, if it did: a fault of ours must not be the end of all reloading."""
+        try:
+            step()
+        except Exception as exc:
+            logger.exception("a step of the reload failed")
+            return f"{type(exc).__name__}: {exc}"
+        return None
 
     def _end(self, revision: Revision | None, reason: str | None) -> None:
         """It is over, because of ``reason`` if it has failed."""
@@ -119,7 +139,7 @@ class Reloading:
             if revision.waiting:
                 named = ", ".join(revision.waiting)
                 logger.warning("options that need a restart of the daemon keep their values until then: %s", named)
-            self._announce(said)
+            self._tried(lambda: self._announce(said))
         else:
             self._failed += 1
             self._last = {"success": False, "at": timestamp(), "message": reason}

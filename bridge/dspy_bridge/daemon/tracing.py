@@ -19,6 +19,8 @@ from dspy_bridge.protocol.envelope import CallId
 logger = logging.getLogger(__name__)
 
 LATEST: Final = 2_000
+_MAX_INT: Final = 2**63 - 1
+"""What OpenTelemetry takes."""
 MAX_NAME: Final = 200
 """Characters of a name a record holds."""
 _FROM_WORKERS: Final[Mapping[str, type | tuple[type, ...]]] = {
@@ -98,6 +100,12 @@ class Tracer:
         self.record(Span("session", name, now, now, worker, session, args))
 
 
+def _clipped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:MAX_NAME]
+    return min(value, _MAX_INT) if isinstance(value, int) else value
+
+
 def from_worker(body: bytes, asked: Asked, worker: int) -> Span | None:
     """What a worker says it did for ``asked``. A worker runs code of others: only what has the expected form
     is taken over, and None is returned for anything else."""
@@ -111,5 +119,5 @@ def from_worker(body: bytes, asked: Asked, worker: int) -> Span | None:
     if not start <= end:  # so said, because a time may be no number
         return None
     known = {name: args[name] for name, form in _FROM_WORKERS.items() if name in args and isinstance(args[name], form)}
-    known = {name: value[:MAX_NAME] if isinstance(value, str) else value for name, value in known.items()}
+    known = {name: _clipped(value) for name, value in known.items()}
     return Span(kind, name[:MAX_NAME], start, end, worker, asked.session, known, asked)

@@ -8,6 +8,7 @@ takes back the traces DSPy keeps of it, so that :func:`verify` finds nothing.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from typing import Final
@@ -36,11 +37,20 @@ def preload() -> None:
         except Exception as exc:
             raise PreloadFailed(f"--preload {name.strip()}: {type(exc).__name__}: {exc}") from exc
     model_metadata._load()
+    _import_what_comes_late()
     stains = verify()
     if stains:  # before the exercise, whose traces are taken back and would take these with them
         raise NotVirginError("; ".join(stains))
     exercise()
     forget_exercise()
+
+
+def _import_what_comes_late() -> None:
+    """Modules that DSPy imports with its first stream: every session would, and in a threaded one a request that
+    is stopped just then holds up the others."""
+    for name in ("anyio._backends._asyncio",):
+        if importlib.util.find_spec(name) is not None:
+            importlib.import_module(name)
 
 
 def verify() -> list[str]:
