@@ -357,17 +357,18 @@ def test_a_crash_ends_every_request_of_its_interpreter_once(allowing: Client, se
 
 def test_recycling_under_load_cuts_no_request(allowing: Client, session: str) -> None:
     start(allowing, session, max_requests=25)
-    pids = set()
+    pids: set[int] = set()
+    deadline = time.monotonic() + 50
     waiting = begin(allowing, session, "sleep", 8, seconds=0.01)
-    for _ in range(200):
+    while len(pids) < 5:
+        assert time.monotonic() < deadline
         allowing.finish(waiting.pop(0))
         waiting += begin(allowing, session, "sleep", seconds=0.01)
         pids |= {one["pid"] for one in allowing.call("session_info", session=session)["workers"]}
     results(allowing, waiting)
-    assert len(pids) > 3
     info = allowing.call("session_info", session=session)
     assert info["recoveries"] == 0
-    assert info["recycles"] > 3
+    assert info["recycles"] >= 4
 
 
 # -- what adapters share ---------------------------------------------------------------------------
