@@ -17,9 +17,9 @@ $(STAMP): pyproject.toml requirements-dev.txt
 demo: $(STAMP)
 	$(BIN)/bridge-cli demo
 
-# Neighbours share a daemon, so each process takes a stretch of them. Four keep two processors busy.
+# Neighbours share a daemon, so each process takes a stretch of them. Three keep two processors busy.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 4 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # Every supported Python that is here, with the oldest and the newest DSPy allowed.
 test-matrix: $(STAMP)
