@@ -53,7 +53,7 @@ class Bridge:
     def pinger(self, session: str, deep: bool = True) -> Callable[[], None]:
         """One round trip, with as little of the client as possible in it."""
         message = orjson.dumps({"id": 0, "command": "ping", "session_id": session, "args": {"deep": deep}}) + b"\n"
-        sender, receiver = self.client._write_fd, self.client._read_fd
+        sender, receiver = self.client._wire._write_fd, self.client._wire._read_fd
 
         def ping() -> None:
             os.write(sender, message)
@@ -65,7 +65,7 @@ class Bridge:
 
     def pipelined(self, sessions: int = 8, total: int = 40_000, window: int = 800) -> float:
         """Requests per second through the sessions' interpreters, ``window`` of them open at once."""
-        sender, receiver = self.client._write_fd, self.client._read_fd
+        sender, receiver = self.client._wire._write_fd, self.client._wire._read_fd
         sent = received = 0
         began = time.perf_counter()
         while received < total:
