@@ -31,7 +31,8 @@ def count(output: str, what: str) -> int:
     return int(found[1]) if found else 0
 
 
-def test_every_test_has_a_session_of_its_own(folder: Path) -> None:
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "two workers"])
+def test_every_test_has_a_session_of_its_own(folder: Path, workers: tuple[str, ...]) -> None:
     write(
         folder,
         """
@@ -48,7 +49,7 @@ def test_every_test_has_a_session_of_its_own(folder: Path) -> None:
             assert bridge_session.id in bridge.begun
         """,
     )
-    assert count(run(folder, "-n", "2"), "passed") == 20
+    assert count(run(folder, *workers), "passed") == 20
 
 
 def test_a_marker_and_the_ini_file_say_what_a_session_is_like(folder: Path) -> None:

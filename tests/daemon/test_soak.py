@@ -20,7 +20,7 @@ import pytest
 
 from dspy_bridge.client import Client
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "5"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "8"))
 LONG = SECONDS >= 60
 RESIDENTS, SPARES, GUARDIAN_AND_TEMPLATE = 12, 2, 2
 PAUSE_S = 0.05

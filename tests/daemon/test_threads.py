@@ -65,10 +65,10 @@ def test_four_sleeps_of_a_second_take_little_more_than_one_and_pings_are_answere
         allowing.call("ping")
         pings.append(time.monotonic() - asked)
     threads = results(allowing, opened)
-    assert time.monotonic() - began < 3, "one after another they take four"
+    assert time.monotonic() - began < 1.5
     assert len(set(threads)) == 4
     assert len(pings) > 20, "one that waited for a sleep to end would be the only one"
-    assert sorted(pings)[len(pings) // 2] < 0.02
+    assert sorted(pings)[len(pings) * 99 // 100] < 0.02
     info = allowing.call("session_info", session=session)
     assert len(info["workers"]) == 1
 
@@ -456,7 +456,6 @@ def test_a_library_that_is_not_thread_safe_is_named_with_the_way_to_use_it(allow
     assert report(allowing, session) is None
 
 
-@pytest.mark.timeout(150)
 def test_threads_that_only_compute_are_told_that_they_take_turns(allowing: Client, session: str) -> None:
     allowing.call("start_session", {"adapter": "tests.support.unsafe_adapter:Database", "threads": 2}, session=session)
     (worker,) = allowing.call("session_info", session=session)["workers"]
@@ -464,7 +463,7 @@ def test_threads_that_only_compute_are_told_that_they_take_turns(allowing: Clien
         pytest.skip("this Python is free-threaded: that it says so where it is not is NOT tested")
     events: list[Frame] = []
     allowing.on_event = events.append
-    said, deadline = "", time.monotonic() + 120
+    said, deadline = "", time.monotonic() + 30
     while not said:  # a processor others want too is not kept busy by these two alone
         assert time.monotonic() < deadline, "it was never told"
         results(allowing, begin(allowing, session, "burn", 2, seconds=0.8))
