@@ -381,9 +381,10 @@ def test_calls_to_models_are_bounded_over_all_sessions_and_leases_of_the_dead_co
         inputs = [{"question": f"q{n}"} for n in range(8)]
         asked = {"program_id": "qa", "inputs": inputs, "max_concurrency": 8}
         opened = [client.start("execute_batch", asked, session=name) for name in ("a", "b")]
-        many = {**asked, "inputs": [{"question": f"q{n}"} for n in range(500)]}  # so that it is still at it
+        many = {**asked, "inputs": [{"question": f"of c, {n}"} for n in range(500)]}  # so that it is still at it
         dying = client.start("execute_batch", many, session="c")
-        endpoint.wait_for_requests(5)
+        # It must hold a lease: a worker that dies before it has read a request leaves it to the next.
+        endpoint.wait_until(lambda: any("of c, " in str(one.body) for one in endpoint.requests))
         os.kill(client.call("session_info", session="c")["workers"][0]["pid"], signal.SIGKILL)
         assert client.reply(dying)["error"]["code"] == "worker_crashed"
         assert [client.finish(one)["succeeded"] for one in opened] == [8, 8]

@@ -9,6 +9,7 @@ import queue
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -180,6 +181,29 @@ def test_a_thread_that_imports_is_interrupted_only_when_that_is_done(
     ends_of_both = sorted(frames(other, 2), key=lambda one: one[1])
     assert ends_of_both == [(Kind.REPLY, 1, b""), (Kind.REPLY, 2, b"done")]
     assert imported == [True, True]
+
+
+def test_an_interrupt_never_hits_a_thread_that_the_request_is_starting(
+    ends: tuple[Channel, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, other = ends
+    at_it: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def answer(number: int, _call: Call) -> bytes:
+        at_it.put(number)
+        while True:
+            child = threading.Thread(target=time.sleep, args=(0.0005,), daemon=True)
+            child.start()
+            child.join()
+
+    for name in ("stdout", "stderr"):  # Threads puts its own in their place
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    threads = Threads(1, channel, answer, lambda _, ending: channel.send_many(ending))
+    for number in range(1, 31):
+        threads.serve(number, Call(1, "ping", {}, "s", False, None, False))
+        assert at_it.get(timeout=BOUND) == number
+        threads.cancel(number)
+        assert frames(other, 1) == [(Kind.REPLY, number, b"")]
 
 
 def test_an_interrupt_of_a_thread_that_waits_for_the_channel_leaves_it_to_others(

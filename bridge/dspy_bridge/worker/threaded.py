@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _NUMBER: contextvars.ContextVar[int | None] = contextvars.ContextVar("request", default=None)
 _AGAIN_S = 0.005
+_START = threading.Thread.start.__code__
 SETTING = "bridge_request"
 """The same in DSPy's context, which is all that DSPy's own threads inherit."""
 
@@ -88,13 +89,12 @@ class Threads:
 
     def cancel(self, number: int) -> None:
         """Interrupt the thread that serves it, at its next step in Python; one that waits never begins. One that
-        imports is let finish that: an interrupt would leave the locks of the import system to nobody, and every
-        other thread would wait for them for ever."""
+        is not to be disturbed yet is asked again soon."""
         with self._changing:
             thread = self._serving.get(number)
             if thread is None:
                 self._serving.pop(number, None)
-            elif is_importing(thread):
+            elif is_delicate(thread):
                 again = threading.Timer(_AGAIN_S, self.cancel, (number,))
                 again.daemon = True
                 again.start()
@@ -152,11 +152,17 @@ class Threads:
             pass
 
 
-def is_importing(thread: int) -> bool:
-    """Whether that thread is inside an import now."""
+def is_delicate(thread: int) -> bool:
+    """Whether an interrupt would do lasting harm to that thread now.
+
+    Inside an import it would leave the locks of the import system to nobody, and every other thread would wait
+    for them for ever. While it starts another thread it could hit that one, which bears its parent's id until
+    it has begun (CPython up to 3.11); the parent would wait for ever for a thread that never began.
+    """
     frame = sys._current_frames().get(thread)
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        code = frame.f_code
+        if code is _START or code.co_filename.startswith("<frozen importlib"):
             return True
         frame = frame.f_back
     return False
