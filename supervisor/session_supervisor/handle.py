@@ -106,6 +106,7 @@ class WorkerHandle:
         self._spent = False
         self._killed = False
         self._last_label = ""
+        self._last_sent: tuple[Kind, int] | None = None
         self._parts: dict[int, Parts] = {}
         self._held: set[int] = set()
         self._ladder: Timer | None = None
@@ -150,6 +151,7 @@ class WorkerHandle:
 
     def send(self, kind: Kind, number: int = 0, body: bytes = b"") -> None:
         """Send one frame; what the pipe does not take now follows as it empties."""
+        self._last_sent = (kind, number)
         self._channel.send(kind, number, body)
 
     @property
@@ -422,8 +424,8 @@ class WorkerHandle:
         self._observer.worker_ended(certificate)
         orphans, self.in_flight = self.in_flight, {}
         for request in orphans.values():
-            # What was sent last is what was not read, so with one in flight there is no doubt which.
-            unread = self._channel.left_unread and len(orphans) == 1
+            # Of what was left unread only what was sent last is known: the request, or merely an answer to it.
+            unread = self._channel.left_unread and self._last_sent == (Kind.REQUEST, request.number)
             if request.stopping is None and unread:
                 self.owner.worker_returned(self, request)
             elif request.stopping is None and request.retries:

@@ -165,6 +165,7 @@ def main() -> None:
     control = socket.socket(fileno=options.control)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     known = set(open_descriptors())
+    gc.disable()  # what is imported stays; to look through it again and again would take a tenth of the time
     try:
         resolve(options.preload)()
         serve, verify = resolve(options.serve), resolve(options.verify)
@@ -181,7 +182,6 @@ def main() -> None:
         reason = "the preload left the template unfit to fork: " + "; ".join(stains)
         control.send(pack_message(Message.FAILED, 0, reason.encode()))
         sys.exit(1)
-    gc.disable()
     gc.collect()
     gc.freeze()
     template.run()

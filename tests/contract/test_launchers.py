@@ -21,6 +21,7 @@ from session_supervisor.failures import (
     WorkerCrashed,
     WorkerStartFailed,
 )
+from session_supervisor.frames import Kind
 from session_supervisor.handle import Grace
 from session_supervisor.hardening import MEASURES, Hardening
 from session_supervisor.options import RecyclePolicy, SessionOptions, SupervisorOptions
@@ -162,6 +163,18 @@ def test_a_request_its_worker_never_read_is_served_by_the_next_interpreter(h: Ha
     os.kill(pid, signal.SIGKILL)
     h.until(lambda: sink.terminal)
     assert sink.answer == "2"
+
+
+def test_a_request_that_had_begun_is_not_served_twice_whatever_else_its_worker_did_not_read(h: Harness) -> None:
+    session = h.open()
+    _, sink = h.send(session, "begin")
+    h.until(lambda: sink.heard)
+    worker = session.workers[0]
+    worker.send(Kind.ANSWER, 1, b"to a question of the program, perhaps")
+    os.kill(worker.pid, signal.SIGKILL)
+    h.until(lambda: sink.terminal)
+    assert isinstance(sink.answer, WorkerCrashed)
+    assert [what for what, _ in sink.heard] == ["event", "fail"]
 
 
 def test_a_timed_out_request_stops_and_its_session_goes_on(h: Harness) -> None:

@@ -147,6 +147,9 @@ class Toy:
             for index in range(int(argument)):
                 self.channel.send(Kind.EVENT, number, str(index).encode())
             return "done"
+        if verb == "begin":  # and do not end
+            self.channel.send(Kind.EVENT, number, b"begun")
+            time.sleep(60)
         if verb == "print":
             print("x" * int(argument))
             return "printed"

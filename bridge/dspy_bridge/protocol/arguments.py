@@ -23,9 +23,9 @@ class Args(BaseModel):
 
 
 class Result(BaseModel):
-    """Base of all results; documents their shape."""
+    """Base of all results; documents their shape, and is built only for who asks for that."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
 
 class NoArgs(Args):
