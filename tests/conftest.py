@@ -6,11 +6,13 @@ is over, no process with that marker may exist any more, and nothing may be left
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,53 @@ class _Guarded:
         assert not left, f"processes were left behind: {left}"
         scratch = [path.name for path in self.folder.glob("dspy-bridge-*")]
         assert not scratch, f"scratch folders were left behind: {scratch}"
+
+
+class _Hall:
+    """Where the processes of one run hold their tests: many at once, or one of them alone.
+
+    A test that wants to be alone keeps the door shut while those inside finish, so it waits for no others.
+    """
+
+    def __init__(self, run: str) -> None:
+        self._paths = [Path(tempfile.gettempdir(), f"bridge-tests-{run}-{what}") for what in ("door", "inside")]
+        self._door, self._inside = (os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC) for path in self._paths)
+
+    @contextlib.contextmanager
+    def enter(self, *, alone: bool) -> Iterator[None]:
+        fcntl.flock(self._door, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._inside, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            if not alone:
+                fcntl.flock(self._door, fcntl.LOCK_UN)
+            yield
+        finally:
+            fcntl.flock(self._inside, fcntl.LOCK_UN)
+            fcntl.flock(self._door, fcntl.LOCK_UN)
+
+    def leave(self) -> None:
+        os.close(self._door)
+        os.close(self._inside)
+        for path in self._paths:
+            path.unlink(missing_ok=True)  # whoever leaves first has taken them away
+
+
+_HALL = pytest.StashKey[_Hall]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_HALL] = _Hall(os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid())))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_HALL].leave()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Around everything of the test, with the daemons of its module."""
+    with item.config.stash[_HALL].enter(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def _short_folder() -> Path:

@@ -167,7 +167,7 @@ def test_a_request_its_worker_never_read_is_served_by_the_next_interpreter(h: Ha
 
 def test_a_request_that_had_begun_is_not_served_twice_whatever_else_its_worker_did_not_read(h: Harness) -> None:
     session = h.open()
-    _, sink = h.send(session, "begin")
+    _, sink = h.send(session, "begin 60")
     h.until(lambda: sink.heard)
     worker = session.workers[0]
     worker.send(Kind.ANSWER, 1, b"to a question of the program, perhaps")

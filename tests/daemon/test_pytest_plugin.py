@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "testing"
+# Plugins nobody needs there: to import them takes more than to import pytest and ours, in each of its processes.
+_WITHOUT = ("-p", "no:hypothesispytest", "-p", "no:anyio")
 
 
 def run(folder: Path, *arguments: str, code: int = 0) -> str:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", *arguments]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *_WITHOUT, "-o", "addopts=", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout

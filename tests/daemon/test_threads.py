@@ -53,6 +53,7 @@ def report(client: Client, session: str) -> Frame:
 # -- overlapping -----------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_four_sleeps_of_a_second_take_little_more_than_one_and_pings_are_answered(
     allowing: Client, session: str
 ) -> None:
@@ -345,10 +346,9 @@ def test_a_thread_that_was_given_up_takes_nothing_along_either(allowing: Client,
 
 
 def test_a_crash_ends_every_request_of_its_interpreter_once(allowing: Client, session: str) -> None:
-    start(allowing, session)
+    start(allowing, session, threads=5)
     opened = begin(allowing, session, "sleep", 4, seconds=30)
-    while allowing.call("session_info", session=session)["in_flight"] < 4:
-        pass
+    results(allowing, begin(allowing, session, "total"))  # it has read what was sent before this
     (worker,) = allowing.call("session_info", session=session)["workers"]
     os.kill(worker["pid"], signal.SIGKILL)
     assert {allowing.reply(one)["error"]["code"] for one in opened} == {"worker_crashed"}
@@ -456,6 +456,7 @@ def test_a_library_that_is_not_thread_safe_is_named_with_the_way_to_use_it(allow
     assert report(allowing, session) is None
 
 
+@pytest.mark.alone
 def test_threads_that_only_compute_are_told_that_they_take_turns(allowing: Client, session: str) -> None:
     allowing.call("start_session", {"adapter": "tests.support.unsafe_adapter:Database", "threads": 2}, session=session)
     (worker,) = allowing.call("session_info", session=session)["workers"]

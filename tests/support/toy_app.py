@@ -147,9 +147,10 @@ class Toy:
             for index in range(int(argument)):
                 self.channel.send(Kind.EVENT, number, str(index).encode())
             return "done"
-        if verb == "begin":  # and do not end
+        if verb == "begin":  # tells of it before it sleeps
             self.channel.send(Kind.EVENT, number, b"begun")
-            time.sleep(60)
+            time.sleep(float(argument))
+            return "slept"
         if verb == "print":
             print("x" * int(argument))
             return "printed"
