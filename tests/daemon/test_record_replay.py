@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from dspy_bridge.cli import main
 from dspy_bridge.client import Client
 from dspy_bridge.protocol.recording import BadRecording, read
 from dspy_bridge.protocol.redaction import Redactor
@@ -27,8 +29,9 @@ QA = {"id": "qa", "signature": "question -> answer"}
 
 
 def replay(file: Path, *arguments: str, code: int = 0, **environ: str) -> dict[str, Any]:
-    done = cli("replay", str(file), "--json", *arguments, **environ)
-    assert done.returncode == code, done.stdout + done.stderr
+    """As the command does it, in this process: to start another takes as long as many a replay."""
+    done = CliRunner().invoke(main, ["replay", str(file), "--json", *arguments], env=environ)
+    assert done.exit_code == code, done.output
     report: dict[str, Any] = json.loads(done.stdout)
     return report
 

@@ -56,11 +56,22 @@ class Page:
         os.close(commands)
         os.close(replies)
         self._session: str | None = None
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._target: str | None = None
+        self.begin(width, height, scale)
+
+    def begin(self, width: int = 1280, height: int = 900, scale: float = 1.0) -> None:
+        """Close the tab and have another, which knows nothing of it."""
+        self._session = None
+        if self._target is not None:
+            self.ask("Target.closeTarget", targetId=self._target)
+        context = self.ask("Target.createBrowserContext", disposeOnDetach=True)["browserContextId"]
+        self._target = self.ask("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
+        self._session = self.ask("Target.attachToTarget", targetId=self._target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
         self.size(width, height, scale)
+        self.complaints.clear()
+        self.requests.clear()
 
     def size(self, width: int, height: int, scale: float = 1.0) -> None:
         self.ask(

@@ -20,10 +20,17 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Page]:
+    with Page() as browser:
+        yield browser
+
+
 @pytest.fixture
-def page() -> Iterator[Page]:
-    with Page() as page:
-        yield page
+def page(browser: Page) -> Page:
+    """A tab of the test's own."""
+    browser.begin()
+    return browser
 
 
 def shown(page: Page, folder: Path, trace: TraceBuilder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from typing import Any, Final
 
@@ -32,7 +33,9 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
+        gc.disable()  # what is imported stays; to look through it again and again would take a tenth of the time
         module = importlib.import_module(f"dspy_bridge.cli.{cmd_name.replace('-', '_')}")
+        gc.enable()
         command: click.Command = module.command
         return command
 
