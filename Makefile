@@ -17,9 +17,10 @@ $(STAMP): pyproject.toml requirements-dev.txt
 demo: $(STAMP)
 	$(BIN)/bridge-cli demo
 
-# Neighbours share a daemon, so each process takes a stretch of them. One for each of two processors: some tests look at the time.
+# Neighbours share a daemon, so each process takes a stretch of them. Three keep two processors busy; tests that look at
+# the time are marked `alone`.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # Every supported Python that is here, with the oldest and the newest DSPy allowed.
 test-matrix: $(STAMP)
