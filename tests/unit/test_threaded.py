@@ -110,6 +110,12 @@ def test_news_do_not_overwrite_what_has_not_been_handed_over() -> None:
 # -- interrupts ------------------------------------------------------------------------------------
 
 
+def put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the test is over, what ``Threads`` puts its own in the place of."""
+    for name in ("stdout", "stderr", "unraisablehook"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+
+
 def frames(end: socket.socket, count: int) -> list[tuple[Kind, int, bytes]]:
     reader, found = FrameReader(), []
     while len(found) < count:
@@ -135,8 +141,7 @@ def test_every_request_gets_its_terminal_frame_whenever_it_is_interrupted(
             raise Interrupted
 
     monkeypatch.setattr(Threads, "_look_at_load", interrupted)
-    for name in ("stdout", "stderr"):  # Threads puts its own in their place
-        monkeypatch.setattr(sys, name, getattr(sys, name))
+    put_back(monkeypatch)
     threads = Threads(1, channel, answer, lambda _, ending: channel.send_many(ending))
     call = Call(1, "ping", {}, "s", False, None, False)
     threads.serve(1, call)
@@ -167,8 +172,7 @@ def test_a_thread_that_imports_is_interrupted_only_when_that_is_done(
             threading.Event().wait(0.001)
         return pack(Kind.REPLY, number, b"done")
 
-    for name in ("stdout", "stderr"):  # Threads puts its own in their place
-        monkeypatch.setattr(sys, name, getattr(sys, name))
+    put_back(monkeypatch)
     threads = Threads(2, channel, answer, lambda _, ending: channel.send_many(ending))
     call = Call(1, "ping", {}, "s", False, None, False)
     threads.serve(1, call)
@@ -196,14 +200,38 @@ def test_an_interrupt_never_hits_a_thread_that_the_request_is_starting(
             child.start()
             child.join()
 
-    for name in ("stdout", "stderr"):  # Threads puts its own in their place
-        monkeypatch.setattr(sys, name, getattr(sys, name))
+    put_back(monkeypatch)
     threads = Threads(1, channel, answer, lambda _, ending: channel.send_many(ending))
     for number in range(1, 31):
         threads.serve(number, Call(1, "ping", {}, "s", False, None, False))
         assert at_it.get(timeout=BOUND) == number
         threads.cancel(number)
         assert frames(other, 1) == [(Kind.REPLY, number, b"")]
+
+
+def test_an_interrupt_that_hits_a_finalizer_comes_again(
+    ends: tuple[Channel, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, other = ends
+    inside = threading.Event()
+
+    class Finalized:
+        def __del__(self) -> None:
+            inside.set()
+            while True:
+                threading.Event().wait(0.001)
+
+    def answer(_number: int, _call: Call) -> bytes:
+        Finalized()
+        while True:
+            threading.Event().wait(0.001)
+
+    put_back(monkeypatch)
+    threads = Threads(1, channel, answer, lambda _, ending: channel.send_many(ending))
+    threads.serve(1, Call(1, "ping", {}, "s", False, None, False))
+    assert inside.wait(BOUND)
+    threads.cancel(1)
+    assert frames(other, 1) == [(Kind.REPLY, 1, b"")]
 
 
 def test_an_interrupt_of_a_thread_that_waits_for_the_channel_leaves_it_to_others(

@@ -70,6 +70,7 @@ class Threads:
         channel.read_here()
         for name in ("stdout", "stderr"):
             setattr(sys, name, _Output(getattr(sys, name), channel))
+        sys.unraisablehook = self._unheard
         for index in range(count):
             threading.Thread(target=self._work, name=f"session-thread-{index + 1}", daemon=True).start()
 
@@ -95,12 +96,23 @@ class Threads:
             if thread is None:
                 self._serving.pop(number, None)
             elif is_delicate(thread):
-                again = threading.Timer(_AGAIN_S, self.cancel, (number,))
-                again.daemon = True
-                again.start()
+                self._cancel_again(number)
             else:
                 _raise_in(thread, Interrupted)
         self._channel.wake()
+
+    def _cancel_again(self, number: int) -> None:
+        again = threading.Timer(_AGAIN_S, self.cancel, (number,))
+        again.daemon = True
+        again.start()
+
+    def _unheard(self, said: sys.UnraisableHookArgs) -> None:
+        """An interrupt that hit a finalizer, out of which nothing is raised, comes again."""
+        number = under_way()
+        if said.exc_type is Interrupted and number is not None:
+            self._cancel_again(number)
+        else:
+            sys.__unraisablehook__(said)
 
     def _look_at_load(self, wall: float, used: float, overlaps: int) -> None:
         """Say so, once, if requests that overlap do nothing but compute, one after another."""
