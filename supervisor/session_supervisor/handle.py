@@ -122,16 +122,16 @@ class WorkerHandle:
 
     # -- birth ---------------------------------------------------------------------------------
 
-    def launched(self, pid: int) -> None:
-        """The process exists: listen to it and watch for its end."""
+    def launched(self, pid: int) -> bool:
+        """The process exists: listen to it and watch for its end. Whether that is still to come."""
         self.pid = pid
-        self._alive = True
         self._channel.listen(self._read)
         self._reactor.on_readable(self._log, self._read_log)
-        self._reaper.watch(pid, self._exited)
+        self._alive = self._reaper.watch(pid, self._exited)
         self._observer.worker_launched(pid, self.born)
         if self.state == DRAINING:
             self._signal_kill()
+        return self._alive
 
     def abandon(self) -> None:
         """There will be no process: release what was prepared for it."""

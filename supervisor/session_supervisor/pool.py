@@ -167,9 +167,8 @@ class Pool:
             if isinstance(result, WorkerStartFailed):
                 worker.abandon()
                 self._start_failed(worker, str(result))
-            else:
+            elif worker.launched(result):
                 self._register(result)
-                worker.launched(result)
 
         self._launcher.launch(worker.child_channel, worker.child_log, launched)
         return True

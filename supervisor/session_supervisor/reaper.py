@@ -50,13 +50,15 @@ class Reaper:
         self._oom_kills = oom_kills()
         reactor.on_signal(signal.SIGCHLD, self.collect)
 
-    def watch(self, pid: int, callback: ExitCallback) -> None:
-        """Call ``callback`` once ``pid``, an unreaped child, has ended and been reaped."""
+    def watch(self, pid: int, callback: ExitCallback) -> bool:
+        """Call ``callback`` once ``pid``, a child, has ended and been reaped. Whether that is still to come: the
+        pid of one that was expected and has ended already is nobody's any more, and must not be signalled."""
         ending = self._early.pop(pid, None)
         if ending is not None:
             self._reactor.call_soon(lambda: callback(ending))
-        else:
-            self._watched[pid] = callback
+            return False
+        self._watched[pid] = callback
+        return True
 
     @property
     def watching(self) -> int:
@@ -64,7 +66,7 @@ class Reaper:
         return len(self._watched)
 
     def expect(self, count: int) -> None:
-        """Children whose pids are not known yet are on their way (negative: have been named).
+        """Children whose pids are not known yet are on their way (negative: are watched, or will never be).
 
         Such a child may end before anybody watches it; how it ended is kept meanwhile.
         """

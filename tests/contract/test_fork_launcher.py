@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -37,6 +38,26 @@ def test_kill_9_of_the_template_leaves_live_sessions_alone_and_new_ones_start(h:
     sinks = [h.send(h.open(f"new{n}"), "echo x")[1] for n in range(5)]
     h.until(lambda: all(sink.terminal for sink in sinks))
     assert {sink.answer for sink in sinks} == {"x"}
+
+
+def test_a_worker_that_ends_before_anybody_knows_it_is_missed_by_nobody() -> None:
+    h = Harness(options=SupervisorOptions(spares=0)).start()
+    session = h.open("a")
+    before = {one.pid for one in psutil.Process().children()}
+    _, sink = h.send(session, "echo x")
+    # The supervisor does not run meanwhile: the template has made the worker, and it is gone, before it is told.
+    deadline = time.monotonic() + 10
+    while not (newborn := {one.pid for one in psutil.Process().children()} - before):
+        assert time.monotonic() < deadline
+    (pid,) = newborn
+    os.kill(pid, signal.SIGKILL)
+    while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+    h.supervisor._reaper.collect()
+    h.until(lambda: sink.terminal)
+    assert sink.answer == "x"
+    h.close()
+    assert not h.errors
 
 
 def test_sessions_asked_for_while_the_template_is_dead_wait_for_the_next_one(h: Harness) -> None:

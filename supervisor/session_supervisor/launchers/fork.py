@@ -187,7 +187,6 @@ class ForkLauncher(Launcher):
             self._last_error = body.decode(errors="replace")
         else:
             launched = template.outstanding.pop(number)
-            self._reaper.expect(-1)
             if message is Message.FORKED:
                 self._failures = 0
                 launched(struct.unpack("<I", body)[0])
@@ -197,6 +196,7 @@ class ForkLauncher(Launcher):
                 if message is Message.DIRTY and template is self._current:
                     self._retire(template)
                     self._template_failed(f"the template is not fit to fork any more: {reason}")
+            self._reaper.expect(-1)
             if template is not self._current and not template.outstanding:
                 template.close()
             self._serve_waiting()
