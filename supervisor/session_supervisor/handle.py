@@ -1,4 +1,4 @@
-"""The supervisor's end of one worker: its pipes, what is in flight on it, and how it is stopped.
+"""The supervisor's end of one worker: what it is told and says, what is in flight on it, and how it is stopped.
 
 A handle is one incarnation: it is made before the process exists and ends, once, with
 ``on_dead(certificate)``. Everything a worker said before it died is delivered before that.
@@ -13,22 +13,18 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
-from session_supervisor.autopsy import LastWords, Life, certify
 from session_supervisor.channel import SupervisorChannel
-from session_supervisor.failures import DeathCertificate, Failure, LimitExceeded, WorkerCrashed
+from session_supervisor.failures import Failure, LimitExceeded, WorkerCrashed
 from session_supervisor.frames import CALL_NUMBER, CorruptStream, Kind
 from session_supervisor.hygiene import DUMP_SIGNAL, INTERRUPT_SIGNAL
 from session_supervisor.observer import Observer
 from session_supervisor.owner import WorkerOwner
+from session_supervisor.process import Grace, WorkerProcess
 from session_supervisor.reactor import Reactor
-from session_supervisor.reading import read_chunk
-from session_supervisor.reaper import Ending, Reaper, kill_group
+from session_supervisor.reaper import Ending, Reaper
 from session_supervisor.request import Request
 from session_supervisor.snapshot import Parts, decode_parts
 from session_supervisor.states import (
@@ -48,17 +44,6 @@ _DYING_S = 0.1
 """A process that is killed closes its channel a moment before it can be reaped."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grace:
-    """Seconds each rung of the ladder waits for an effect before the next is climbed."""
-
-    interrupt: float = 0.5
-    terminate: float = 0.5
-    dump: float = 0.2
-    leave: float = 1.0
-    """For an idle worker told to stop."""
-
-
 class WorkerHandle:
     """See the module. ``version``: the snapshot version the worker is at."""
 
@@ -74,10 +59,7 @@ class WorkerHandle:
         self.owner = owner
         self.generation = generation
         """Which of its pool's launchers made it."""
-        self.pid = 0
-        self._alive = False
         self.version = 0
-        self.born = time.monotonic()
         self.served = 0
         self.due = False
         """Its session wants it replaced: by age, by count or by request."""
@@ -100,43 +82,51 @@ class WorkerHandle:
         """Requests that were in flight when news was sent to it: what they change may have been changed before
         the news arrived there."""
         self._reactor = reactor
-        self._reaper = reaper
         self._grace = grace
         self._observer = observer
         self._spent = False
-        self._killed = False
         self._last_label = ""
         self._last_sent: tuple[Kind, int] | None = None
         self._parts: dict[int, Parts] = {}
         self._held: set[int] = set()
-        self._ladder: Timer | None = None
-        self._last_words = LastWords()
         self._channel, self.child_channel = SupervisorChannel.pair(reactor)
         try:
-            self._log, self.child_log = os.pipe()
+            self._process = WorkerProcess(reactor, reaper)
         except OSError:
             self._channel.close()
             self.child_channel.close()
             raise
-        os.set_blocking(self._log, False)
 
     # -- birth ---------------------------------------------------------------------------------
 
     def launched(self, pid: int) -> bool:
         """The process exists: listen to it and watch for its end. Whether that is still to come."""
-        self.pid = pid
         self._channel.listen(self._read)
-        self._reactor.on_readable(self._log, self._read_log)
-        self._alive = self._reaper.watch(pid, self._exited)
-        self._observer.worker_launched(pid, self.born)
+        alive = self._process.begun(pid, self._read_log, self._exited)
+        self._observer.worker_launched(pid, self._process.born)
         if self.state == DRAINING:
-            self._signal_kill()
-        return self._alive
+            self._process.kill()
+        return alive
 
     def abandon(self) -> None:
         """There will be no process: release what was prepared for it."""
         self._close()
         self.lifecycle.to(DEAD)
+
+    @property
+    def child_log(self) -> int:
+        """The end of its log pipe that is its own."""
+        return self._process.child_log
+
+    @property
+    def pid(self) -> int:
+        """0 before it exists."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """It exists and has not been reaped."""
+        return self._process.alive
 
     @property
     def state(self) -> str:
@@ -145,7 +135,7 @@ class WorkerHandle:
     @property
     def age(self) -> float:
         """Seconds since it was asked for."""
-        return time.monotonic() - self.born
+        return self._process.age
 
     # -- talking to it -------------------------------------------------------------------------
 
@@ -185,9 +175,9 @@ class WorkerHandle:
             self.kill()
             return False
         except EOFError:
-            if self._alive:  # most likely it is dying; if it is not, it is of no use without its channel
+            if self.alive:  # most likely it is dying; if it is not, it is of no use without its channel
                 self._drain()
-                self._climb([(_DYING_S, self._signal_kill)])
+                self._process.climb([(_DYING_S, self._process.kill)])
             return False
         for kind, number, body in frames or ():
             self._take(kind, number, body)
@@ -295,25 +285,16 @@ class WorkerHandle:
             self.send(Kind.GO, number)
 
     def _read_log(self) -> bool:
-        """Take what is in the log pipe (it holds less than a chunk); whether there was anything."""
-        try:
-            data = read_chunk(self._log)
-        except BlockingIOError:
+        """Take what is in its log pipe; whether there was anything."""
+        data = self._process.read_log()
+        if data is None:
             return False
-        if not data:
-            self._reactor.forget(self._log)
-            return False
-        self._last_words.add(data)
         for request in self.in_flight.values() if self.threads == 1 else ():
             if request.stopping is None:
                 request.sink.output(data)
                 return True
         self.owner.worker_printed(self, data)
         return True
-
-    def last_output(self) -> str:
-        """The last 16 KiB it wrote to its standard descriptors."""
-        return self._last_words.text()
 
     # -- stopping it ---------------------------------------------------------------------------
 
@@ -324,7 +305,7 @@ class WorkerHandle:
         self.told_to_end = True
         self.lifecycle.to(DRAINING)
         self.send(Kind.STOP)
-        self._climb([(self._grace.leave, self._signal_kill)])
+        self._process.climb([(self._grace.leave, self._process.kill)])
 
     def interrupt(self, request: Request, reason: Failure) -> None:
         """Stop ``request``, in flight here; it ends with ``reason`` when its work has stopped."""
@@ -338,12 +319,13 @@ class WorkerHandle:
         if self.state == DRAINING:
             return
         self.lifecycle.to(DRAINING)
-        self._signal(INTERRUPT_SIGNAL)
-        self._climb(
+        process = self._process
+        process.signal(INTERRUPT_SIGNAL)
+        process.climb(
             [
-                (self._grace.interrupt, lambda: kill_group(self.pid, signal.SIGTERM)),
-                (self._grace.terminate, lambda: self._signal(DUMP_SIGNAL)),
-                (self._grace.dump, self._signal_kill),
+                (self._grace.interrupt, process.terminate),
+                (self._grace.terminate, lambda: process.signal(DUMP_SIGNAL)),
+                (self._grace.dump, process.kill),
             ]
         )
 
@@ -378,47 +360,24 @@ class WorkerHandle:
     def kill(self) -> None:
         """SIGKILL to its group, now. Idempotent."""
         self._drain()
-        self._climb([])
-        self._signal_kill()
+        self._process.climb([])
+        self._process.kill()
 
     def _drain(self) -> None:
         if self.state not in (DRAINING, DEAD):
             self.lifecycle.to(DRAINING)
 
-    def _climb(self, rungs: list[tuple[float, Callable[[], None]]]) -> None:
-        if self._ladder is not None:
-            self._ladder.cancel()
-            self._ladder = None
-        if rungs:
-            (delay, action), *higher = rungs
-
-            def step() -> None:
-                action()
-                self._climb(higher)
-
-            self._ladder = self._reactor.call_later(delay, step)
-
-    def _signal(self, signum: int) -> None:
-        if self._alive:
-            os.kill(self.pid, signum)
-
-    def _signal_kill(self) -> None:
-        if self._alive:
-            self._killed = True
-            kill_group(self.pid)
-            # Not yet leader of its group in its first moments: then the pid itself must do.
-            os.kill(self.pid, signal.SIGKILL)
-
     # -- its end -------------------------------------------------------------------------------
 
     def _exited(self, ending: Ending) -> None:
-        self._alive = False
+        self._process.ended()
         while self._read():  # what it said before it died
             pass
         while self._read_log():
             pass
-        certificate = self._certify(ending)
-        self._climb([])
+        certificate = self._process.certify(
+            ending, served=self.served, last_command=self._last_label or None, expected=self.told_to_end
+        )
         self._close()
         self.lifecycle.to(DEAD)
         self._observer.worker_ended(certificate)
@@ -438,14 +397,8 @@ class WorkerHandle:
                 request.finish_failed(WorkerCrashed(certificate))
         self.owner.worker_dead(self, certificate)
 
-    def _certify(self, ending: Ending) -> DeathCertificate:
-        facts = Life(self.pid, self.age, self.served, self._last_label or None, self.told_to_end or self._killed)
-        return certify(ending, facts, self.last_output())
-
     def _close(self) -> None:
         self._channel.close()
-        self._reactor.forget(self._log)
-        os.close(self._log)
-        self._log = -1
+        self._process.close()
         if self.expiry is not None:
             self.expiry.cancel()

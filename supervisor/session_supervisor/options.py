@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from session_supervisor.handle import Grace
 from session_supervisor.hardening import Hardening
 from session_supervisor.limits import Limits
+from session_supervisor.process import Grace
 
 
 @dataclass(frozen=True, slots=True)

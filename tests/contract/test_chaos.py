@@ -43,7 +43,7 @@ def test_random_kills_lose_nothing_that_was_acknowledged(seed: int) -> None:
         if rng.random() < 0.1:
             recycles += 1
             rng.choice(sessions).recycle(recycled.append)
-        victims = [worker for session in sessions for worker in session.workers if worker._alive]
+        victims = [worker for session in sessions for worker in session.workers if worker.alive]
         if victims and rng.random() < 0.7:
             os.kill(rng.choice(victims).pid, rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV]))
             kills += 1

@@ -22,9 +22,9 @@ from session_supervisor.failures import (
     WorkerStartFailed,
 )
 from session_supervisor.frames import Kind
-from session_supervisor.handle import Grace
 from session_supervisor.hardening import MEASURES, Hardening
 from session_supervisor.options import RecyclePolicy, SessionOptions, SupervisorOptions
+from session_supervisor.process import Grace
 from tests.support import hardened
 from tests.support.harness import Harness, fork, spawn
 

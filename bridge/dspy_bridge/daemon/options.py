@@ -17,11 +17,11 @@ from dspy_bridge.protocol.codec import DEFAULT_MAX_FRAME
 from dspy_bridge.protocol.daemon_commands import StartSessionArgs
 from dspy_bridge.protocol.errors import BridgeError
 from session_supervisor.confinement import OWN_UID
-from session_supervisor.handle import Grace
 from session_supervisor.hardening import Hardening, parse_ids
 from session_supervisor.limits import Limits
 from session_supervisor.options import RecyclePolicy, SessionOptions, SupervisorOptions
 from session_supervisor.os_facts import usable_memory
+from session_supervisor.process import Grace
 
 _PER_WORKER: Final = 16 << 20
 """Bytes reckoned for one interpreter where nobody says how many there may be."""
