@@ -48,10 +48,17 @@ class Peer:
         return answer.result
 
 
-@pytest.fixture
-def peer() -> Iterator[Peer]:
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
     with Host("lines", ["--no-ready"]) as host:
-        yield Peer(host)
+        yield host
+
+
+@pytest.fixture
+def peer(host: Host) -> Iterator[Peer]:
+    peer = Peer(host)
+    yield peer
+    peer.ask("end_session", {"session_id": "default"})
 
 
 def test_a_library_makes_and_runs_a_program(peer: Peer) -> None:
