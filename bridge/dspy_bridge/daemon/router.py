@@ -50,6 +50,7 @@ class OpenRequest:
         "call",
         "connection",
         "deadline",
+        "over",
         "request",
         "session",
     )
@@ -61,6 +62,8 @@ class OpenRequest:
         """Of a request the daemon itself answers; a session's requests have their own."""
         self.request: Request | None = None
         self.session: Session | None = None
+        self.over = False
+        """It has had its terminal reply."""
         self._router = router
         self._seq = 0
         self._received = time.monotonic()
@@ -115,14 +118,10 @@ class OpenRequest:
         error = to_bridge_error(failure).to_wire()
         self._send_event(envelope.event_tail("status", {"status": "retried", "after": error}))
 
-    @property
-    def over(self) -> bool:
-        """It has had its terminal reply."""
-        return self._router.open.get((self.connection, self.call.id)) is not self
-
     def reply(self, body: bytes) -> None:
         if self.over:  # it timed out, was cancelled or failed while this was on its way
             return
+        self.over = True
         if self.deadline is not None:
             self.deadline.cancel()
         self._router.close(self, self._host_calls)
