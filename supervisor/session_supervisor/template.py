@@ -165,7 +165,6 @@ def main() -> None:
     control = socket.socket(fileno=options.control)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     known = set(open_descriptors())
-    gc.disable()  # what is imported stays; to look through it again and again would take a tenth of the time
     try:
         resolve(options.preload)()
         serve, verify = resolve(options.serve), resolve(options.verify)
@@ -182,6 +181,9 @@ def main() -> None:
         reason = "the preload left the template unfit to fork: " + "; ".join(stains)
         control.send(pack_message(Message.FAILED, 0, reason.encode()))
         sys.exit(1)
+    # Not before the preload, though that would be done sooner: its garbage would leave holes in the heap, and every
+    # worker that fills some of them copies the pages around them, a MiB in all.
+    gc.disable()
     gc.collect()
     gc.freeze()
     template.run()
