@@ -139,56 +139,64 @@ def test_a_host_that_fails_is_named(hosted: Client, session: str) -> None:
     assert failed.value.error["details"]["why"] == "error"
 
 
-def test_a_host_that_says_nothing_is_not_waited_for_for_ever() -> None:
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Host]:
     with Host() as host:
         host.receive()
-        host.result("configure_lm", {"model": "host", "timeout": 0.3})
-        host.result("create_program", QA)
-        host.send({"id": 1, "command": "execute_program", "args": ASK})
-        call = host.receive()
-        reply = host.reply_to(1)
-        assert "did not answer within 0.3 s" in reply["error"]["message"]
-        # What comes late, or was never asked for, is dropped; the next request is served.
-        for call_id in (call["call_id"], "c-999", 7, None):
-            host.send({"call_id": call_id, "success": True, "result": written(answer="late")})
-        assert host.result("ping")["status"] == "ok"
-        host.send({"id": 2, "command": "execute_program", "args": ASK})
-        again = host.receive()
-        assert again["call_id"] != call["call_id"]
-        host.send({"call_id": again["call_id"], "success": True, "result": written(answer="in time")})
-        assert host.reply_to(2)["result"]["outputs"] == {"answer": "in time"}
+        yield host
 
 
-def test_a_cancelled_requests_calls_die_with_it() -> None:
-    with Host() as host:
-        host.receive()
-        host.result("configure_lm", {"model": "host"})
-        host.result("create_program", QA)
-        host.send({"id": 1, "command": "execute_program", "args": ASK})
-        call = host.receive()
-        host.send({"id": 2, "command": "cancel", "args": {"request_id": 1}})
-        assert host.reply_to(1)["error"]["code"] == "cancelled"
-        host.send({"call_id": call["call_id"], "success": True, "result": written(answer="too late")})
-        host.send({"id": 3, "command": "execute_program", "args": ASK})
-        host.send({"call_id": host.receive()["call_id"], "success": True, "result": written(answer="fresh")})
-        assert host.reply_to(3)["result"]["outputs"] == {"answer": "fresh"}
+@pytest.fixture
+def host(opened: Host) -> Iterator[Host]:
+    """One that speaks for itself, frame by frame, and has no session."""
+    yield opened
+    opened.result("end_session", session_id="default")
 
 
-def test_a_json_rpc_host_is_asked_in_json_rpc() -> None:
-    with Host() as host:
-        host.receive()
-        host.send({"jsonrpc": "2.0", "id": 1, "method": "configure_lm", "params": {"model": "host"}})
-        host.send({"jsonrpc": "2.0", "id": 2, "method": "create_program", "params": QA})
-        host.send({"jsonrpc": "2.0", "id": 3, "method": "execute_program", "params": ASK})
-        while "method" not in (frame := host.receive()):
-            pass
-        assert (frame["jsonrpc"], frame["method"], frame["params"]["call"]) == ("2.0", "host_call", "lm")
-        assert frame["params"]["id"] == 3
-        host.send({"jsonrpc": "2.0", "id": frame["id"], "result": written(answer="Paris")})
-        assert host.reply_to(3)["result"]["outputs"] == {"answer": "Paris"}
-        host.send({"jsonrpc": "2.0", "id": 4, "method": "execute_program", "params": ASK})
-        host.send({"jsonrpc": "2.0", "id": host.receive()["id"], "error": {"code": 1, "message": "no more"}})
-        assert "no more" in host.reply_to(4)["error"]["message"]
+def test_a_host_that_says_nothing_is_not_waited_for_for_ever(host: Host) -> None:
+    host.result("configure_lm", {"model": "host", "timeout": 0.3})
+    host.result("create_program", QA)
+    host.send({"id": 1, "command": "execute_program", "args": ASK})
+    call = host.receive()
+    reply = host.reply_to(1)
+    assert "did not answer within 0.3 s" in reply["error"]["message"]
+    # What comes late, or was never asked for, is dropped; the next request is served.
+    for call_id in (call["call_id"], "c-999", 7, None):
+        host.send({"call_id": call_id, "success": True, "result": written(answer="late")})
+    assert host.result("ping")["status"] == "ok"
+    host.send({"id": 2, "command": "execute_program", "args": ASK})
+    again = host.receive()
+    assert again["call_id"] != call["call_id"]
+    host.send({"call_id": again["call_id"], "success": True, "result": written(answer="in time")})
+    assert host.reply_to(2)["result"]["outputs"] == {"answer": "in time"}
+
+
+def test_a_cancelled_requests_calls_die_with_it(host: Host) -> None:
+    host.result("configure_lm", {"model": "host"})
+    host.result("create_program", QA)
+    host.send({"id": 1, "command": "execute_program", "args": ASK})
+    call = host.receive()
+    host.send({"id": 2, "command": "cancel", "args": {"request_id": 1}})
+    assert host.reply_to(1)["error"]["code"] == "cancelled"
+    host.send({"call_id": call["call_id"], "success": True, "result": written(answer="too late")})
+    host.send({"id": 3, "command": "execute_program", "args": ASK})
+    host.send({"call_id": host.receive()["call_id"], "success": True, "result": written(answer="fresh")})
+    assert host.reply_to(3)["result"]["outputs"] == {"answer": "fresh"}
+
+
+def test_a_json_rpc_host_is_asked_in_json_rpc(host: Host) -> None:
+    host.send({"jsonrpc": "2.0", "id": 1, "method": "configure_lm", "params": {"model": "host"}})
+    host.send({"jsonrpc": "2.0", "id": 2, "method": "create_program", "params": QA})
+    host.send({"jsonrpc": "2.0", "id": 3, "method": "execute_program", "params": ASK})
+    while "method" not in (frame := host.receive()):
+        pass
+    assert (frame["jsonrpc"], frame["method"], frame["params"]["call"]) == ("2.0", "host_call", "lm")
+    assert frame["params"]["id"] == 3
+    host.send({"jsonrpc": "2.0", "id": frame["id"], "result": written(answer="Paris")})
+    assert host.reply_to(3)["result"]["outputs"] == {"answer": "Paris"}
+    host.send({"jsonrpc": "2.0", "id": 4, "method": "execute_program", "params": ASK})
+    host.send({"jsonrpc": "2.0", "id": host.receive()["id"], "error": {"code": 1, "message": "no more"}})
+    assert "no more" in host.reply_to(4)["error"]["message"]
 
 
 def test_a_host_that_leaves_ends_what_asks_it_and_the_session_serves_others(folder: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,13 @@ def ready(*arguments: str, **kwargs: Any) -> Host:
     host = Host("lines", arguments, **kwargs)
     assert host.receive()["event"] == "ready"
     return host
+
+
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[Host]:
+    """The host of a daemon that outlives the test."""
+    with ready() as host:
+        yield host
 
 
 def test_the_end_of_input_ends_the_daemon_after_everything_is_answered() -> None:
@@ -125,27 +133,27 @@ def test_kill_9_of_the_daemon_leaves_no_process_within_two_seconds() -> None:
         assert wait_until_gone(os.environ[MARKER], 2.0) == []
 
 
-def test_kill_9_of_a_worker_ends_its_request_and_no_other_session_notices() -> None:
-    with ready() as host:
-        pid = start_busy(host)
-        other = host.result("start_session", {"lm": {"model": "scripted"}}, session_id="other")["worker_pid"]
-        os.kill(pid, signal.SIGKILL)
-        reply = host.reply_to("slow")
-        assert reply["error"]["code"] == "worker_crashed"
-        assert reply["error"]["details"]["signal"] == signal.SIGKILL
-        assert host.result("session_info", session_id="other")["workers"][0]["pid"] == other
-        assert host.result("list_programs", session_id="busy")["total_count"] == 1
+def test_kill_9_of_a_worker_ends_its_request_and_no_other_session_notices(lasting: Host) -> None:
+    host = lasting
+    pid = start_busy(host)
+    other = host.result("start_session", {"lm": {"model": "scripted"}}, session_id="other")["worker_pid"]
+    os.kill(pid, signal.SIGKILL)
+    reply = host.reply_to("slow")
+    assert reply["error"]["code"] == "worker_crashed"
+    assert reply["error"]["details"]["signal"] == signal.SIGKILL
+    assert host.result("session_info", session_id="other")["workers"][0]["pid"] == other
+    assert host.result("list_programs", session_id="busy")["total_count"] == 1
 
 
-def test_kill_9_of_the_template_goes_unnoticed() -> None:
-    with ready() as host:
-        pid = host.result("start_session", session_id="live")["worker_pid"]
-        template = host.result("get_stats")["launcher"]["template_pid"]
-        os.kill(template, signal.SIGKILL)
-        for n in range(6):
-            host.result("start_session", session_id=f"new{n}")
-        assert host.result("session_info", session_id="live")["workers"][0]["pid"] == pid
-        assert host.result("get_stats")["launcher"]["template_pid"] != template
+def test_kill_9_of_the_template_goes_unnoticed(lasting: Host) -> None:
+    host = lasting
+    pid = host.result("start_session", session_id="live")["worker_pid"]
+    template = host.result("get_stats")["launcher"]["template_pid"]
+    os.kill(template, signal.SIGKILL)
+    for n in range(6):
+        host.result("start_session", session_id=f"new{n}")
+    assert host.result("session_info", session_id="live")["workers"][0]["pid"] == pid
+    assert host.result("get_stats")["launcher"]["template_pid"] != template
 
 
 def test_a_preload_that_cannot_be_imported_is_a_clear_message_and_a_code_of_its_own() -> None:
@@ -185,12 +193,12 @@ def test_a_template_that_is_not_virgin_names_the_culprit(folder: Path, name: str
         assert host.process.wait(10) == 3
 
 
-def test_a_host_that_stops_reading_does_not_stop_the_daemon_reading() -> None:
-    with ready() as host:
-        host.send(*({"id": n, "command": "list_commands"} for n in range(400)))  # tens of megabytes of answers
-        host.send({"id": "last", "command": "ping"})
-        numbers = [host.receive()["id"] for _ in range(401)]
-        assert numbers == [*range(400), "last"]
+def test_a_host_that_stops_reading_does_not_stop_the_daemon_reading(lasting: Host) -> None:
+    host = lasting
+    host.send(*({"id": n, "command": "list_commands"} for n in range(400)))  # tens of megabytes of answers
+    host.send({"id": "last", "command": "ping"})
+    numbers = [host.receive()["id"] for _ in range(401)]
+    assert numbers == [*range(400), "last"]
 
 
 def test_a_host_that_vanishes_takes_the_daemon_with_it() -> None:
