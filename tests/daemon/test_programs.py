@@ -301,6 +301,12 @@ def test_a_batch_stops_at_the_first_failure_if_told_and_goes_on_where_it_was(
     assert second["results"][1]["outputs"]["answer"] == "mended"
 
 
+def all_has_arrived(endpoint: OpenAIEndpoint) -> None:
+    """A connection is taken after those before it: what somebody dead had sent has arrived when all are closed."""
+    urllib.request.urlopen(f"{endpoint.url}/models", timeout=10).close()
+    endpoint.wait_until(lambda: endpoint.open_connections == 0)
+
+
 def test_a_killed_batch_calls_the_model_no_more(daemon: Client, over_http: str, endpoint: OpenAIEndpoint) -> None:
     endpoint.on("q", Delay(0.2, Fields({"answer": "fine"})))
     inputs = [{"question": f"q{n}"} for n in range(40)]
@@ -309,9 +315,7 @@ def test_a_killed_batch_calls_the_model_no_more(daemon: Client, over_http: str, 
     endpoint.wait_for_requests(6)
     daemon.call("cancel", {"request_id": number})
     assert daemon.reply(number)["error"]["code"] == "cancelled"
-    # A connection is taken after those before it: what the dead one had sent has arrived when all are closed.
-    urllib.request.urlopen(f"{endpoint.url}/models", timeout=10).close()
-    endpoint.wait_until(lambda: endpoint.open_connections == 0)
+    all_has_arrived(endpoint)
     counted = len(endpoint.requests)
     assert run(daemon, over_http, "qa", question="q after")["answer"] == "fine"
     assert len(endpoint.requests) == counted + 1
@@ -379,21 +383,29 @@ def test_a_program_judges(daemon: Client, over_http: str, endpoint: OpenAIEndpoi
 def test_calls_to_models_are_bounded_over_all_sessions_and_leases_of_the_dead_come_back() -> None:
     with OpenAIEndpoint() as endpoint, Client.spawn(["--max-lm-calls", "3"]) as client:
         endpoint.on("", Delay(0.05, Fields({"answer": "fine"})))
-        for name in ("a", "b", "c"):
+
+        def begin(name: str, count: int, about: str) -> int:
             configure(client, name, endpoint)
-        inputs = [{"question": f"q{n}"} for n in range(8)]
-        asked = {"program_id": "qa", "inputs": inputs, "max_concurrency": 8}
-        opened = [client.start("execute_batch", asked, session=name) for name in ("a", "b")]
-        many = {**asked, "inputs": [{"question": f"of c, {n}"} for n in range(500)]}  # so that it is still at it
-        dying = client.start("execute_batch", many, session="c")
+            inputs = [{"question": f"{about} {n}"} for n in range(count)]
+            asked = {"program_id": "qa", "inputs": inputs, "max_concurrency": 8}
+            return client.start("execute_batch", asked, session=name)
+
+        opened = [begin(name, 8, "first") for name in ("a", "b")]
+        dying = begin("c", 500, "of c")  # so many that it is still at it
         # It must hold a lease: a worker that dies before it has read a request leaves it to the next.
-        endpoint.wait_until(lambda: any("of c, " in str(one.body) for one in endpoint.requests))
+        endpoint.wait_until(lambda: any("of c " in str(one.body) for one in endpoint.requests))
+        assert endpoint.peak_in_flight <= 3
         os.kill(client.call("session_info", session="c")["workers"][0]["pid"], signal.SIGKILL)
         assert client.reply(dying)["error"]["code"] == "worker_crashed"
         assert [client.finish(one)["succeeded"] for one in opened] == [8, 8]
-        assert endpoint.peak_in_flight <= 3
-        stats = client.call("get_stats")["lm_calls"]
-        assert stats == {"leased": 0, "waiting": 0, "limit": 3}
+        assert client.call("get_stats")["lm_calls"] == {"leased": 0, "waiting": 0, "limit": 3}
+        for name in ("a", "b", "c"):
+            client.call("end_session", session=name)
+        all_has_arrived(endpoint)  # the dead one's last calls were still answered, beside three others
+        endpoint.peak_in_flight = 0
+        opened = [begin(name, 8, "second") for name in ("d", "e")]
+        assert [client.finish(one)["succeeded"] for one in opened] == [8, 8]
+        assert endpoint.peak_in_flight == 3
 
 
 def test_one_session_can_be_bounded_by_itself(daemon: Client, session: str, endpoint: OpenAIEndpoint) -> None:
