@@ -109,11 +109,12 @@ def test_a_session_nobody_uses_ends() -> None:
     h.close()
 
 
+@pytest.mark.alone
 def test_a_wait_for_a_place_ends_with_the_request_that_needed_it() -> None:
     h = make(spares=1, max_workers=1)
-    _, working = h.send(h.open("a"), "sleep 2")
+    _, working = h.send(h.open("a"), "sleep 1")
     _, waiting = h.send(h.open("b"), "echo b", timeout=0.2)
-    h.until(lambda: waiting.terminal)
+    h.until(lambda: waiting.terminal, bound=0.9)
     assert not working.terminal
     assert isinstance(waiting.answer, RequestTimedOut)
     assert h.supervisor.residency.waiting == 0
@@ -213,6 +214,7 @@ def test_tallies_of_many_workers_lose_no_count(h: Harness) -> None:
     session = whole_pool(h, 4)
     sinks = [h.send(session, "tally 1", mutating=False)[1] for _ in range(400)]
     together(h, sinks)
+    assert len(session.workers) == 4
     assert min(worker.served for worker in session.workers) > 1
     assert session.snapshot.get("+tally") == b"400"
     assert {h.ask(session, "part +tally") for _ in range(4)} == {"400"}

@@ -115,19 +115,8 @@ def test_the_ported_adapter_of_the_snakepit_page_runs(folder: Path) -> None:
 def test_the_tests_of_the_testing_page_pass(folder: Path) -> None:
     (block,) = python_blocks("testing.md")
     (folder / "test_it.py").write_text(block)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:hypothesispytest",
-        "-c",
-        "/dev/null",
-        "test_it.py",
-    ]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-c", "/dev/null"]
+    command = [sys.executable, "-m", "pytest", *options, "test_it.py"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder)
     assert "2 passed" in done.stdout, done.stdout
 

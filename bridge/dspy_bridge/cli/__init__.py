@@ -34,8 +34,10 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         gc.disable()  # what is imported stays; to look through it again and again would take a tenth of the time
-        module = importlib.import_module(f"dspy_bridge.cli.{cmd_name.replace('-', '_')}")
-        gc.enable()
+        try:
+            module = importlib.import_module(f"dspy_bridge.cli.{cmd_name.replace('-', '_')}")
+        finally:
+            gc.enable()
         command: click.Command = module.command
         return command
 

@@ -15,12 +15,9 @@ Name = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class Args(BaseModel):
-    """Base of all arguments: strict types, no unknown names. ``session_id`` may stand among them.
+    """Base of all arguments: strict types, no unknown names. ``session_id`` may stand among them."""
 
-    Built when first used: most commands are checked in another process. :mod:`dspy_bridge.worker.warm` builds all.
-    """
-
-    model_config = ConfigDict(strict=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     session_id: str | None = Field(None, description="Same as at the top level of the request.")
 

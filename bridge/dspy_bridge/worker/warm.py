@@ -28,7 +28,6 @@ def preload() -> None:
     """Import DSPy, the worker's own code and the operator's modules, and exercise them."""
     from dspy.clients import model_metadata
 
-    from dspy_bridge.protocol.commands import COMMANDS
     from dspy_bridge.worker import app  # noqa: F401 - imported for its children
     from dspy_bridge.worker.rehearsal import exercise, forget_exercise
 
@@ -38,8 +37,6 @@ def preload() -> None:
         except Exception as exc:
             raise PreloadFailed(f"--preload {name.strip()}: {type(exc).__name__}: {exc}") from exc
     model_metadata._load()
-    for command in COMMANDS.values():
-        command.args.model_rebuild()
     _import_what_comes_late()
     stains = verify()
     if stains:  # before the exercise, whose traces are taken back and would take these with them
